@@ -1,0 +1,130 @@
+"""The ledger: append-only rows, each carrying the hash of the one before it.
+
+Whoever changes, removes or inserts a row breaks the chain behind it, and whoever cuts
+off its end or writes it anew from somewhere on misses the head, which is also kept
+outside the database. A row is hashed as it is stored (msgpack).
+"""
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import msgspec
+
+TABLE = "ledger"
+BEGINNING = bytes(32)
+
+Head = tuple[int, str]
+"""Number and hash (hex) of a ledger's last row."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Entry(NamedTuple):
+    """One row of the ledger.
+
+    sequence: 1 for the first row, then without gaps.
+    previous: SHA-256 of the row before it (32 bytes; zeros in the first).
+    at_ns: when it was written, Unix time in nanoseconds.
+    cluster: the cluster's id.
+    charge_id: the provider call that this is about.
+    state: "estimated" or "actual". An actual row after an estimated one corrects it.
+    amount_nanos: what the call costs according to this row, nano-dollars.
+    change_nanos: what this row adds to the sum of all: `amount_nanos`, or in a
+        correction the difference to the estimate.
+    reserved_nanos: what had been reserved for the call.
+    key, team, user, model, target, price_version: as in `Facts`.
+    input, cached, output, reasoning: tokens, as in `Usage`.
+    day: the day on whose budget it counts, "YYYY-MM-DD".
+    tags: the caller's own labels.
+    """
+
+    sequence: int
+    previous: bytes
+    at_ns: int
+    cluster: str
+    charge_id: str
+    state: str
+    amount_nanos: int
+    change_nanos: int
+    reserved_nanos: int
+    key: str
+    team: str
+    user: str
+    model: str
+    target: str
+    price_version: str
+    input: int
+    cached: int
+    output: int
+    reasoning: int
+    day: str
+    tags: dict[str, Any]
+
+
+class Damage(NamedTuple):
+    """Where and why a chain does not hold. sequence: of the first row that is wrong."""
+
+    sequence: int
+    reason: str
+
+
+class Chain:
+    """The end of a ledger, where rows are appended.
+
+    sequence, hash: those of the last row.
+    """
+
+    __slots__ = ("hash", "sequence")
+
+    def __init__(self, sequence: int = 0, hash: bytes = BEGINNING) -> None:
+        self.sequence = sequence
+        self.hash = hash
+
+    def append(self, fields: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        """Chain a row on: the fields of `Entry` from `at_ns` on. Returns its key and value."""
+        self.sequence += 1
+        value = (self.sequence, self.hash, *fields)
+        self.hash = _hash(value)
+        return row_key(self.sequence), value
+
+    def head(self) -> Head:
+        """Number and hash (hex) of the last row."""
+        return self.sequence, self.hash.hex()
+
+
+def row_key(sequence: int) -> str:
+    """The key of a row, such that keys sort as numbers do."""
+    return f"{sequence:020d}"
+
+
+def verify(
+    rows: Iterable[tuple[str, Any]], head: Head, witness: Head | None = None
+) -> Damage | None:
+    """Check a whole ledger; None when it is sound.
+
+    rows: all (key, value) pairs of the table, in order of key.
+    head: the head as the database has it; the chain must end there.
+    witness: a head noted elsewhere, earlier perhaps; the chain must pass through it.
+    """
+    previous, sequence = BEGINNING, 0
+    witnessed = witness is None or tuple(witness) == (0, BEGINNING.hex())
+    for key, value in rows:
+        sequence += 1
+        if not isinstance(value, (list, tuple)) or len(value) != len(Entry._fields):
+            return Damage(sequence, "not a ledger row")
+        if key != row_key(sequence) or value[0] != sequence:
+            return Damage(sequence, f"row {sequence} is missing, or one was put in before it")
+        if value[1] != previous:
+            return Damage(sequence, "does not continue the row before it: one of them was changed")
+        previous = _hash(value)
+        witnessed = witnessed or (sequence, previous.hex()) == tuple(witness or ())
+    if (sequence, previous.hex()) != tuple(head):
+        return Damage(sequence, f"ends at row {sequence}, which is not the head {tuple(head)}")
+    if not witnessed:
+        return Damage(sequence, f"does not pass through the head noted outside, {witness}")
+    return None
+
+
+def _hash(value: Any) -> bytes:
+    return sha256(_pack(value)).digest()

@@ -1,0 +1,144 @@
+"""What a host needs of a mechanism: the seam between plain state machines and actors.
+
+A mechanism is a plain class: no Ray, no I/O, no `await`, no clock of its own. Its
+commands are methods `command(now, caller, *args)`; `now` is integer nanoseconds on the
+clock that the mechanism names in `CLOCK`, and never goes back. A command returns a
+reply (a NamedTuple or a plain value) or PENDING, and may raise a `RaygateError`, but
+only before it has changed anything.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+
+class Pending(NamedTuple):
+    """The reply of a command whose result will come later, addressed by the id given with it.
+
+    wait_ns: estimated time until then, nanoseconds; None when nobody can tell.
+    """
+
+    wait_ns: int | None = None
+
+
+class Row(NamedTuple):
+    """One changed row. value: anything msgpack can hold; None deletes the row."""
+
+    table: str
+    key: str
+    value: Any
+
+
+class Result(NamedTuple):
+    """The late reply to a command that was PENDING, for the caller that asked with `id`."""
+
+    caller: str
+    id: str
+    reply: Any
+
+
+class Gone(NamedTuple):
+    """Stored in place of a reply too large to keep: the caller asks again."""
+
+
+class Changes(NamedTuple):
+    """What a batch changed. views: keys of the view entries that are different now."""
+
+    rows: list[Row]
+    results: list[Result]
+    views: set[str]
+
+
+class Mechanism(Protocol):
+    """See the module's docstring.
+
+    NAME: the singleton's name.
+    DURABLE: True where losing a row loses money, keys, prompts or experiments
+        (committed with fsync); otherwise rows survive a kill, not a power cut.
+    CLOCK: "steady" (durations; stands still while the machine is off) or
+        "wall" (calendar; never goes back).
+    TABLES: the tables of its rows; "live" ones come back through `load`, "archive" ones
+        are only appended, and read page by page.
+    COMMANDS: names of the methods that a consult may call.
+    """
+
+    NAME: ClassVar[str]
+    DURABLE: ClassVar[bool]
+    CLOCK: ClassVar[Literal["steady", "wall"]]
+    TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]]
+    COMMANDS: ClassVar[frozenset[str]]
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """Rebuild a new object from its live rows (values as msgpack gives them back:
+        tuples have become lists)."""
+
+    def advance(self, now: int) -> int | None:
+        """Do what time brings; return when to be called next (same clock), or None."""
+
+    def take_changes(self) -> Changes:
+        """Hand out, and forget, what changed since the last call."""
+
+    def view(self, key: str, now: int) -> Any:
+        """The present value of one view entry (durations counted from `now`); None: gone."""
+
+    def view_keys(self) -> Iterable[str]:
+        """All view entries, for a new watcher."""
+
+    def keep(self, reply: Any) -> Any:
+        """What of this reply may be stored for a resend after a restart (or Gone())."""
+
+    def head(self) -> tuple[int, str] | None:
+        """The head of a hash chain, (sequence, hash), to be written beside the database."""
+
+    def restored(self, head: tuple[int, str] | None) -> None:
+        """Told after `load`: the head that was found beside the database."""
+
+
+class Bookkeeping:
+    """The part of `Mechanism` that is the same for all: collecting changes."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], Any] = {}
+        self._results: list[Result] = []
+        self._views: set[str] = set()
+
+    def put(self, table: str, key: str, value: Any) -> None:
+        """Note that a row has a new value."""
+        self._rows[table, key] = value
+
+    def drop(self, table: str, key: str) -> None:
+        """Note that a row is gone."""
+        self._rows[table, key] = None
+
+    def answer(self, caller: str, id: str, reply: Any) -> None:
+        """Give the late reply to a command that was PENDING."""
+        self._results.append(Result(caller, id, reply))
+
+    def show(self, key: str) -> None:
+        """Note that a view entry is different now."""
+        self._views.add(key)
+
+    def take_changes(self) -> Changes:
+        """See `Mechanism`."""
+        rows = [Row(table, key, value) for (table, key), value in self._rows.items()]
+        changes = Changes(rows, self._results, self._views)
+        self._rows, self._results, self._views = {}, [], set()
+        return changes
+
+    def view(self, key: str, now: int) -> Any:
+        """See `Mechanism`; here: nothing to show."""
+        return None
+
+    def view_keys(self) -> Iterable[str]:
+        """See `Mechanism`; here: nothing to show."""
+        return ()
+
+    def keep(self, reply: Any) -> Any:
+        """See `Mechanism`; here: everything."""
+        return reply
+
+    def head(self) -> tuple[int, str] | None:
+        """See `Mechanism`; here: no chain."""
+        return None
+
+    def restored(self, head: tuple[int, str] | None) -> None:
+        """See `Mechanism`; here: no chain."""

@@ -1,0 +1,202 @@
+"""Names, places and lives of the singletons on a Ray cluster.
+
+A singleton is a named detached actor in the namespace `raygate-<name>`, pinned hard to
+the node that holds its store. Which node that is was claimed once, by put-if-absent in
+the cluster's key-value store; this is the one module that touches Ray's private API for
+it. All functions here block: call them off the event loop.
+"""
+
+import json
+import logging
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.host import Host
+
+SINGLETONS = {
+    "circuit_breaker": "actors.circuit_breaker:CircuitBreaker",
+    "rate_limiter": "actors.rate_limiter:RateLimiter",
+    "response_cache": "actors.response_cache:ResponseCache",
+    "cost_tracker": "actors.cost_tracker:CostTracker",
+    "key_store": "actors.key_store:KeyStore",
+    "prompt_registry": "actors.prompt_registry:PromptRegistry",
+    "experiment_manager": "actors.experiment_manager:ExperimentManager",
+    "trace_collector": "actors.trace_collector:TraceCollector",
+}
+
+_KV_SPACE = b"raygate"
+_HEAD = "node:__internal_head__"
+
+log = logging.getLogger(__name__)
+
+
+def code_version() -> tuple[int, ...]:
+    """The version of this code; hosts of an older one make way."""
+    try:
+        words = version("raygate").split(".")
+    except PackageNotFoundError:
+        return (0,)
+    return tuple(int(word) for word in words if word.isdigit())
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the singletons of one gateway live.
+
+    node: id of the node that holds the stores; folder: of the stores, on that node.
+    claim: a word that is new with each claim (a new cluster, a takeover); code: the
+    version that may create hosts.
+    """
+
+    node: str
+    folder: str
+    claim: str
+    code: tuple[int, ...]
+
+
+class HostActor:
+    """A host as Ray sees it. Ray wraps every method of an actor's class for tracing: this
+    one has few, so that the host's own inner calls stay plain."""
+
+    def __init__(self, factory: str, path: str, claim: str) -> None:
+        self._host = Host(factory, path, claim)
+
+    async def consult(self, payload: bytes) -> bytes:
+        """See `Host.consult`."""
+        return await self._host.consult(payload)
+
+    async def watch(self, payload: bytes) -> bytes:
+        """See `Host.watch`."""
+        return await self._host.watch(payload)
+
+    async def info(self) -> dict[str, Any]:
+        """See `Host.info`."""
+        return self._host.info()
+
+
+def namespace(name: str) -> str:
+    """The Ray namespace of the gateway `name`."""
+    return f"raygate-{name}"
+
+
+def home(name: str) -> Home | None:
+    """What was claimed for this gateway on this cluster, if anything was."""
+    found = internal_kv._internal_kv_get(_key(name), namespace=_KV_SPACE)
+    if not found:
+        return None
+    fields = json.loads(found)
+    return Home(**{**fields, "code": tuple(fields["code"])})
+
+
+def claim_home(name: str, storage_path: str) -> Home:
+    """The home of this gateway: the head node, unless it was claimed before.
+
+    storage_path: folder for durable state on that node; `~` is that node's user's.
+    """
+    code = code_version()
+    mine = Home(_head_node(), storage_path, secrets.token_hex(8), code)
+    internal_kv._internal_kv_put(
+        _key(name), json.dumps(asdict(mine)).encode(), overwrite=False, namespace=_KV_SPACE
+    )
+    found = home(name)
+    assert found is not None
+    if found.code < code:
+        # Newer code takes over: the old hosts end, and only this version makes new ones.
+        found = Home(found.node, found.folder, found.claim, code)
+        internal_kv._internal_kv_put(
+            _key(name), json.dumps(asdict(found)).encode(), overwrite=True, namespace=_KV_SPACE
+        )
+        for singleton in SINGLETONS:
+            _kill(name, singleton)
+    return found
+
+
+def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
+    """The singleton's handle; it is created where it does not run."""
+    current = home(name)
+    if current is not None and current.code > code_version():
+        return ray.get_actor(singleton, namespace=namespace(name))
+    path = Path(place.folder).expanduser() / name / f"{singleton}.sqlite"
+    actor = ray.remote(HostActor).options(
+        name=singleton,
+        namespace=namespace(name),
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=10_000,
+        num_cpus=0,
+        enable_task_events=False,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
+    )
+    handle: ActorHandle[HostActor] = actor.remote(SINGLETONS[singleton], str(path), place.claim)
+    return handle
+
+
+def find(name: str, singleton: str) -> ActorHandle[HostActor] | None:
+    """The singleton's handle, or None where it does not run."""
+    try:
+        handle: ActorHandle[HostActor] = ray.get_actor(singleton, namespace=namespace(name))
+    except ValueError:
+        return None
+    return handle
+
+
+def describe(name: str, timeout_s: float = 2.0) -> dict[str, dict[str, Any]]:
+    """Epoch, restarts, process and node of each singleton; `reachable` False without answer."""
+    place = home(name)
+    found = {singleton: find(name, singleton) for singleton in SINGLETONS}
+    asked = {key: handle.info.remote() for key, handle in found.items() if handle is not None}
+    refs = list(asked.values())
+    ready = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)[0] if refs else []
+    told: dict[str, dict[str, Any]] = {}
+    for singleton in SINGLETONS:
+        told[singleton] = {"reachable": False, "node": place.node if place else None}
+        if asked.get(singleton) in ready:
+            try:
+                told[singleton] |= {**ray.get(asked[singleton]), "reachable": True}
+            except ray.exceptions.RayError as error:
+                told[singleton]["error"] = str(error).splitlines()[0]
+    return told
+
+
+def teardown(name: str, patience_s: float = 10.0) -> list[str]:
+    """End the singletons of this gateway and give up its home; durable state stays.
+
+    Returns the names of those that ran.
+    """
+    ended = [singleton for singleton in SINGLETONS if _kill(name, singleton)]
+    give_up = time.monotonic() + patience_s
+    while time.monotonic() < give_up and any(find(name, singleton) for singleton in ended):
+        time.sleep(0.05)
+    internal_kv._internal_kv_del(_key(name), namespace=_KV_SPACE)
+    return ended
+
+
+def _kill(name: str, singleton: str) -> bool:
+    handle = find(name, singleton)
+    if handle is None:
+        return False
+    ray.kill(handle, no_restart=True)
+    return True
+
+
+def _key(name: str) -> bytes:
+    return f"home/{name}".encode()
+
+
+def _head_node() -> str:
+    """Id of the head node (it holds the stores unless somebody claims otherwise)."""
+    for node in ray.nodes():
+        if node["Alive"] and _HEAD in node["Resources"]:
+            return str(node["NodeID"])
+    return str(ray.get_runtime_context().get_node_id())

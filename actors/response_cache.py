@@ -1,0 +1,294 @@
+"""The response cache: one answer per question, one provider call per missing answer.
+
+Exact keys, bounded, least recently used goes first (`actors/cache_entries.py`). Of all
+that miss the same key one is the leader, who fetches and fills; the others wait
+(`actors/cache_flights.py`; the idea is golang.org/x/sync/singleflight's, across
+processes). Stale answers: RFC 5861.
+
+A restart loses the bodies; it remembers who leads and who waits, the purge generation
+and the policy. Counters count from the start of the process.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+from actors.cache_entries import Bounds, Entries, Entry, Stored
+from actors.cache_flights import TABLE, Claim, Flights, Hit, Lead, Role, Unanswered
+from actors.errors import IdempotencyMismatch, InvalidRequest, Overloaded
+from actors.mechanism import Bookkeeping, Gone, Pending, Row
+
+MAX_CLAIMS = 100_000
+"""Leaders and waiters at once; past it a claim raises Overloaded."""
+
+_META = "meta"
+
+
+class ResponseCache(Bookkeeping):
+    """See the module's docstring, and `Mechanism` for the parts that all mechanisms have."""
+
+    NAME: ClassVar[str] = "response_cache"
+    DURABLE: ClassVar[bool] = False
+    CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
+    TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {TABLE: "live", _META: "live"}
+    COMMANDS: ClassVar[frozenset[str]] = frozenset(
+        {"configure", "claim", "fill", "leave", "lookup", "waiting", "purge", "status"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bounds = Bounds()
+        self._revision = ""
+        self._entries = Entries(self._bounds)
+        self._flights = Flights(self)
+        self._hits = self._misses = self._waits = 0
+
+    # Commands.
+
+    def configure(self, now: int, caller: str, revision: str, policy: dict[str, Any]) -> None:
+        """Apply bounds: `max_bytes`, `max_entries`, `max_entry_bytes`; what is absent is default.
+
+        Entries that no longer fit go at once. The revision in force again changes nothing.
+        Raises InvalidRequest for an unknown name or anything but an integer from 0 up.
+        """
+        if revision == self._revision:
+            return
+        for name, value in policy.items():
+            if name not in Bounds._fields:
+                known = ", ".join(Bounds._fields)
+                raise InvalidRequest(f"The cache policy has {name}; known are {known}", param=name)
+            if type(value) is not int or not 0 <= value < 2**63:
+                raise InvalidRequest(f"{name} must be an integer from 0 up", param=name)
+        self._revision, self._bounds = revision, Bounds(**policy)
+        self._entries.resize(self._bounds)
+        self.put(_META, "policy", [revision, self._bounds._asdict()])
+
+    def claim(
+        self,
+        now: int,
+        caller: str,
+        lead_id: str,
+        key: str,
+        tenant: str,
+        model: str,
+        max_wait_ns: int,
+        lifetime_ns: int,
+        lookup: bool = True,
+        max_age_ns: int | None = None,
+    ) -> Hit | Lead | Pending | Unanswered:
+        """Look up an answer; on a miss become its leader, or wait for the one there is.
+
+        lead_id: minted by the caller, new per request. PENDING is followed by a late Hit,
+            by a late Lead (the leader failed: this caller leads now), or Unanswered.
+        max_wait_ns: patience as a waiter; 0 does not wait (Unanswered at once).
+        lifetime_ns: how long this claim may lead, from when it does.
+        lookup: False skips the entries and waits for nobody; beside a leader the reply is
+            a Lead that displaces nobody, and whose fill is kept like any other.
+        max_age_ns: an entry of this age or above is a miss.
+        Raises InvalidRequest for a key under which another tenant's answer is known,
+        IdempotencyMismatch for an id that is held on another key, Overloaded.
+        """
+        self._check_tenant(key, tenant)
+        held = self._flights.find(lead_id)
+        if held is not None and held.key != key:
+            raise IdempotencyMismatch(f"The lead {lead_id} is held on another key")
+        self._catch_up(now)
+        lead: Lead | None = None
+        if (held := self._flights.find(lead_id)) is not None:
+            self._flights.readdress(held, caller)
+            if held.role == Role.WAIT:
+                return Pending()
+            lead = Lead(lead_id, held.generation)
+        leader = self._flights.leader(key)
+        room = len(self._flights) < MAX_CLAIMS
+
+        def take(role: Role, ends_ns: int) -> Lead:
+            return self._flights.open(
+                lead_id, role, key, tenant, model, caller, ends_ns, lifetime_ns
+            )
+
+        stored = self._entries.younger(key, now, max_age_ns) if lookup else None
+        if stored is not None and now < max(stored.fresh_until_ns, stored.revalidate_until_ns):
+            # A stale answer is better than Overloaded: without room it goes unrefreshed.
+            if now >= stored.fresh_until_ns and leader is None and lead is None and room:
+                lead = take(Role.LEAD, now + lifetime_ns)
+            return self._hit(key, stored, now, lead)
+        if lead is not None:
+            return lead
+        if not room:
+            raise Overloaded("Too many requests wait for the cache", retry_after_s=1.0)
+        if leader is None or not lookup:
+            self._misses += lookup
+            return take(Role.LEAD if leader is None else Role.BYPASS, now + lifetime_ns)
+        self._waits += 1
+        if max_wait_ns <= 0:
+            return Unanswered("max_wait")
+        take(Role.WAIT, now + max_wait_ns)
+        return Pending()
+
+    def fill(
+        self,
+        now: int,
+        caller: str,
+        key: str,
+        lead_id: str,
+        generation: int,
+        entry: Entry,
+        ttl_ns: int,
+        swr_ns: int,
+        sie_ns: int,
+    ) -> bool:
+        """Close a lead with its answer; whether the answer was kept.
+
+        ttl_ns: how long it is fresh; 0 keeps nothing.
+        swr_ns, sie_ns: how long after that it may serve stale, while it is refreshed and
+            instead of an error.
+        Dropped is what comes from a lead that ended, from before a purge, or is too large.
+        Waiters get the answer even if it is not kept, except those who asked after a purge
+        that it predates: the first of these leads now.
+        """
+        if entry.kind not in ("json", "sse"):
+            raise InvalidRequest(f"An entry is json or sse, not {entry.kind}", param="kind")
+        self._catch_up(now)
+        lead = self._flights.find(lead_id)
+        if (
+            lead is None
+            or lead.role == Role.WAIT
+            or (lead.key, lead.generation)
+            != (
+                key,
+                generation,
+            )
+        ):
+            return False
+        self._flights.land(lead, Hit(entry, 0, False, None), now)
+        if ttl_ns <= 0 or lead.purged:
+            return False
+        stored = Stored.at(now, lead.tenant, lead.model, entry, ttl_ns, swr_ns, sie_ns)
+        return self._entries.put(key, stored)
+
+    def leave(self, now: int, caller: str, key: str, lead_id: str) -> None:
+        """Let go: a leader that failed hands over to the next waiter, a waiter just goes.
+
+        A no-op for what is not held (any more).
+        """
+        self._catch_up(now)
+        claim = self._flights.find(lead_id)
+        if claim is not None and claim.key == key:
+            self._flights.leave(claim, now)
+
+    def lookup(
+        self,
+        now: int,
+        caller: str,
+        key: str,
+        stale_ok: bool,
+        max_age_ns: int | None = None,
+        tenant: str | None = None,
+    ) -> Hit | None:
+        """Only look: no claim, no waiting.
+
+        stale_ok: whether an expired answer is better than none (stale-if-error).
+        tenant: when given, another tenant's answer is none.
+        """
+        self._catch_up(now)
+        stored = self._entries.younger(key, now, max_age_ns)
+        if (
+            stored is not None
+            and tenant in (None, stored.tenant)
+            and now < (stored.dead_ns if stale_ok else stored.fresh_until_ns)
+        ):
+            return self._hit(key, stored, now, None)
+        # The claim before a failure has counted its miss already.
+        self._misses += not stale_ok
+        return None
+
+    def waiting(self, now: int, caller: str, key: str) -> int:
+        """How many wait for this key's leader, who goes on for them when its client is gone."""
+        self._catch_up(now)
+        return self._flights.waiting(key)
+
+    def purge(self, now: int, caller: str, by: str, value: str = "") -> int:
+        """Drop the entries of a "key", "model" or "tenant" (`value`), or "all"; how many.
+
+        What is being fetched for them is not kept when it comes.
+        """
+        tests: dict[str, Callable[[str, Stored | Claim], bool]] = {
+            "all": lambda key, of: True,
+            "model": lambda key, of: of.model == value,
+            "tenant": lambda key, of: of.tenant == value,
+            "key": lambda key, of: key == value,
+        }
+        if by not in tests:
+            raise InvalidRequest(f"Purge by {', '.join(tests)}, not by {by}", param="by")
+        self._catch_up(now)
+        self.put(_META, "generation", self._flights.purge(tests[by]))
+        self.show("generation")
+        return self._entries.remove_where(tests[by])
+
+    def status(self, now: int, caller: str) -> dict[str, Any]:
+        """For health and admin. hit_rate: hits among all lookups, those that waited included."""
+        self._catch_up(now)
+        lookups = self._hits + self._misses + self._waits
+        return {
+            "size": len(self._entries),
+            "max_size": self._bounds.max_entries,
+            "bytes": self._entries.bytes,
+            "max_bytes": self._bounds.max_bytes,
+            "hits": self._hits,
+            "misses": self._misses,
+            "waits": self._waits,
+            "evictions": self._entries.evictions,
+            "hit_rate": self._hits / lookups if lookups else 0.0,
+            "leaders": len(self._flights) - self._flights.waiters,
+            "waiters": self._flights.waiters,
+            "generation": self._flights.generation,
+        }
+
+    # What a host needs.
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """See `Mechanism`. There are no entries among the rows."""
+        by_table: dict[str, list[Row]] = {TABLE: [], _META: []}
+        for row in rows:
+            by_table[row.table].append(row)
+        meta = {row.key: row.value for row in by_table[_META]}
+        if "policy" in meta:
+            self._revision, self._bounds = meta["policy"][0], Bounds(**meta["policy"][1])
+            self._entries.resize(self._bounds)
+        self._flights.load(by_table[TABLE], meta.get("generation", 0))
+
+    def advance(self, now: int) -> int | None:
+        """See `Mechanism`: ends claims whose time is over, drops dead entries."""
+        self._catch_up(now)
+        due = (self._flights.next_ns(), self._entries.next_ns())
+        return min((at_ns for at_ns in due if at_ns is not None), default=None)
+
+    def view(self, key: str, now: int) -> Any:
+        """See `Mechanism`. "generation": copies made in an earlier one are to be dropped."""
+        return self._flights.generation if key == "generation" else None
+
+    def view_keys(self) -> Iterable[str]:
+        """See `Mechanism`."""
+        return ("generation",)
+
+    def keep(self, reply: Any) -> Any:
+        """See `Mechanism`. Bodies are not stored: whoever gets Gone claims again."""
+        return Gone() if isinstance(reply, Hit) else reply
+
+    # Inside.
+
+    def _catch_up(self, now: int) -> None:
+        """Have everything as it is at `now`, however late `advance` is."""
+        self._flights.catch_up(now)
+        self._entries.sweep(now)
+
+    def _hit(self, key: str, stored: Stored, now: int, lead: Lead | None) -> Hit:
+        self._hits += 1
+        self._entries.use(key)
+        return Hit(stored.entry, now - stored.stored_ns, now >= stored.fresh_until_ns, lead)
+
+    def _check_tenant(self, key: str, tenant: str) -> None:
+        """Keys are digests over the tenant; one that two tenants share is a caller's mistake."""
+        known = self._entries.get(key) or self._flights.leader(key)
+        if known is not None and known.tenant != tenant:
+            raise InvalidRequest("This cache key belongs to another tenant", param="key")

@@ -1,0 +1,34 @@
+"""The seam between a consultant and its host, and its in-process side."""
+
+from typing import Protocol
+
+from actors.host import Host
+
+
+class TransportError(Exception):
+    """The call may or may not have been executed: send the same batch again."""
+
+
+class Transport(Protocol):
+    """How payloads reach one host. Both verbs may raise TransportError."""
+
+    async def consult(self, payload: bytes) -> bytes:
+        """Run a batch; see `Host.consult`."""
+
+    async def watch(self, payload: bytes) -> bytes:
+        """Park for news; see `Host.watch`."""
+
+
+class InProcess:
+    """A host in this very process: for tests, for simulations in virtual time."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    async def consult(self, payload: bytes) -> bytes:
+        """See `Transport`."""
+        return await self.host.consult(payload)
+
+    async def watch(self, payload: bytes) -> bytes:
+        """See `Transport`."""
+        return await self.host.watch(payload)

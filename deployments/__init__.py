@@ -1,0 +1,1 @@
+"""What Ray Serve runs: the gateway, its providers, the simulated provider."""

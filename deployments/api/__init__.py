@@ -1,0 +1,1 @@
+"""The outside: HTTP in, the pipeline's words out."""

@@ -1,0 +1,156 @@
+"""`POST /v1/prompts/{template_id}/execute`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from actors.errors import RaygateError
+from deployments.api.auth import authenticate, must_be_user
+from deployments.api.http import (
+    EVENTS,
+    JSON,
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    headers_of,
+    parse_object,
+    read_body,
+    send_bytes,
+    send_error,
+)
+from deployments.api.reading import prompt_request
+from deployments.api.writing import (
+    count_refusal,
+    finish,
+    pieces,
+    refusal_headers,
+    reply_headers,
+)
+from deployments.pipeline import run
+from deployments.replay import data_of
+from deployments.request import Reply, Request
+from deployments.services import Services
+from deployments.telemetry.trace import new_trace
+
+
+async def execute(
+    services: Services, scope: Scope, receive: Receive, send: Send, template_id: str
+) -> None:
+    """Run a prompt template through every step."""
+    headers = headers_of(scope)
+    trace = new_trace(headers)
+    request: Request | None = None
+    try:
+        key = await authenticate(services, headers)
+        must_be_user(key)
+        raw = await read_body(headers, receive, services.args.max_body_bytes)
+        body = parse_object(raw)
+        request = prompt_request(services, key, headers, body, trace, template_id)
+        reply = await run(services, request)
+    except ClientGone:
+        return
+    except asyncio.CancelledError:
+        if request is not None and not request.calling:
+            trace.facts |= {"endpoint": "prompt", "outcome": "client_gone"}
+            services.finish(trace)
+        raise
+    except RaygateError as error:
+        count_refusal(services, trace, "prompt", error, request)
+        await send_error(send, error, refusal_headers(trace, request))
+        return
+    if request.stream:
+        await _send_stream(services, request, reply, send)
+    else:
+        text = reply.text if reply.text is not None else text_of(reply.body)
+        found = result(request, reply, text)
+        finish(services, request, reply, 200)
+        head = [JSON, *reply_headers(request, reply)]
+        await send_bytes(send, 200, head, orjson.dumps(found))
+
+
+def text_of(completion: bytes) -> str:
+    """The assistant's words in a chat completion ("" where it has none)."""
+    choices = orjson.loads(completion).get("choices") or [{}]
+    return (choices[0].get("message") or {}).get("content") or ""
+
+
+def result(request: Request, reply: Reply, text: str) -> dict[str, Any]:
+    """The reply's object, as the outside contract has it."""
+    prompted, usage = request.prompted, reply.usage
+    assert prompted is not None
+    fallback = reply.text is not None
+    return {
+        "id": request.id,
+        "status": "fallback" if fallback else "success",
+        "response": text,
+        "reason": reply.reason,
+        "prompt_template_id": prompted.template_id,
+        "prompt_version": prompted.version,
+        "variant_id": prompted.variant_id,
+        "model": request.model,
+        "cached": reply.cache in ("HIT", "WAIT", "STALE") and not fallback,
+        "cost": 0.0 if fallback else reply.cost_nanos / 1e9,
+        "token_usage": {
+            "input": usage.input if usage and not fallback else 0,
+            "output": usage.output if usage and not fallback else 0,
+        },
+        "duration": request.trace.elapsed_ns() / 1e9,
+        "attempt": reply.attempts,
+        "trace_id": request.trace.id,
+    }
+
+
+async def _send_stream(services: Services, request: Request, reply: Reply, send: Send) -> None:
+    """`event: delta` per piece, then one `event: result`, or `event: error`."""
+    head = [EVENTS, *reply_headers(request, reply)]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    words: list[str] = []
+    failed = False
+    async with aclosing(_events(services, request, reply)) as events:
+        async for name, content in events:
+            failed = failed or name == "error"
+            if name == "delta":
+                words.append(content["text"])
+            await send({"type": "http.response.body", "body": _sse(name, content), "more_body": True})
+    last = b"" if failed else _sse("result", result(request, reply, "".join(words)))
+    if reply.live is None:
+        finish(services, request, reply, 200)
+    await send({"type": "http.response.body", "body": last})
+
+
+def _sse(name: str, content: dict[str, Any]) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(content) + b"\n\n"
+
+
+async def _events(
+    services: Services, request: Request, reply: Reply
+) -> "AsyncIterator[tuple[str, dict[str, Any]]]":
+    if reply.text is not None:
+        yield "delta", {"text": reply.text}
+    elif reply.live is None:
+        for event in _deltas(reply.body):
+            yield event
+    else:
+        async with aclosing(pieces(services, request, reply)) as coming:
+            async for piece in coming:
+                for event in _deltas(piece):
+                    yield event
+
+
+def _deltas(piece: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The words in some whole SSE events of OpenAI's."""
+    for data in data_of(piece):
+        if data == b"[DONE]":
+            continue
+        found = orjson.loads(data)
+        if "error" in found:
+            yield "error", found
+            return
+        for choice in found.get("choices") or ():
+            text = (choice.get("delta") or {}).get("content")
+            if text and choice.get("index", 0) == 0:
+                yield "delta", {"text": text}

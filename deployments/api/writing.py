@@ -1,0 +1,188 @@
+"""From a `Reply` to HTTP: headers, bodies and streams."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import orjson
+
+from actors.errors import DeadlineExceeded, RaygateError
+from actors.limits import LimitState
+from deployments.api.http import EVENTS, JSON, Headers, Send, error_object, send_bytes
+from deployments.request import Reply, Request
+from deployments.services import Services
+from deployments.telemetry.metrics import label
+from deployments.telemetry.trace import Trace
+
+
+def reply_headers(request: Request, reply: Reply) -> Headers:
+    """What `http-api` promises on every answer."""
+    trace = request.trace
+    headers: Headers = [
+        (b"x-request-id", request.id.encode()),
+        (b"x-raygate-cache", reply.cache.encode()),
+        (b"x-raygate-attempts", b"%d" % reply.attempts),
+        traceparent(request),
+    ]
+    if reply.target:
+        headers.append((b"x-raygate-target", reply.target.encode("latin-1", "replace")))
+    if reply.reason is not None:
+        headers.append((b"x-raygate-fallback", reply.reason.encode()))
+    if reply.live is None:
+        overhead_ms = (trace.elapsed_ns() - trace.provider_ns) / 1e6
+        headers.append((b"x-raygate-cost-usd", b"%.9f" % (reply.cost_nanos / 1e9)))
+        headers.append((b"x-raygate-overhead-ms", b"%.2f" % overhead_ms))
+    return headers + limit_headers(reply.limits)
+
+
+def traceparent(request: Request) -> tuple[bytes, bytes]:
+    """The W3C header that lets the caller join our trace."""
+    return (b"traceparent", f"00-{request.trace.id}-{request.id[-16:]}-01".encode())
+
+
+def limit_headers(states: tuple[LimitState, ...]) -> Headers:
+    """`x-ratelimit-*` of the tightest limit of either unit."""
+    headers: Headers = []
+    for unit, word in (("requests", b"requests"), ("tokens", b"tokens")):
+        mine = [state for state in states if state.unit == unit]
+        if mine:
+            tightest = min(mine, key=lambda state: state.remaining / state.burst)
+            headers += [
+                (b"x-ratelimit-limit-" + word, b"%d" % tightest.burst),
+                (b"x-ratelimit-remaining-" + word, b"%d" % tightest.remaining),
+                (b"x-ratelimit-reset-" + word, b"%.3fs" % (tightest.reset_ns / 1e9)),
+            ]
+    return headers
+
+
+async def send_chat(services: Services, request: Request, reply: Reply, send: Send) -> None:
+    """A chat completion, plain or as a stream."""
+    headers = reply_headers(request, reply)
+    if reply.live is None:
+        kind = EVENTS if reply.kind == "sse" else JSON
+        finish(services, request, reply, 200)
+        await send_bytes(send, 200, [kind, *headers], reply.body)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, *headers]})
+    async with aclosing(pieces(services, request, reply)) as coming:
+        async for piece in coming:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def pieces(services: Services, request: Request, reply: Reply) -> AsyncGenerator[bytes, None]:
+    """What a live stream brings, and an error event where it breaks off.
+
+    When the client leaves, the stream is read to its end without it: it is paid for.
+    """
+    live = reply.live
+    assert live is not None
+    outcome = 200
+    began = request.trace.elapsed_ns()
+    try:
+        while (piece := await live.piece()) is not None:
+            if piece:
+                yield piece
+    except RaygateError as error:
+        outcome = error.status
+        if isinstance(error, DeadlineExceeded):
+            services.spawn(live.drain(services.args.drain_s), "drain")
+        yield b"data: " + orjson.dumps(error_object(error)) + b"\n\n"
+    except (asyncio.CancelledError, GeneratorExit):
+        outcome = 499
+        raise
+    finally:
+        trace = request.trace
+        trace.provider_ns += trace.elapsed_ns() - began
+        trace.step("stream", began)
+        if live.finished:
+            finish(services, request, reply, outcome)
+        else:
+            services.spawn(_drain(services, request, reply, outcome), "drain")
+
+
+async def _drain(services: Services, request: Request, reply: Reply, outcome: int) -> None:
+    assert reply.live is not None
+    await reply.live.drain(services.args.drain_s)
+    finish(services, request, reply, outcome)
+
+
+def finish(
+    services: Services, request: Request, reply: Reply, status: int, code: str | None = None
+) -> None:
+    """Close the trace, count the request."""
+    trace = request.trace
+    if reply.live is not None:
+        reply.usage = reply.live.usage
+        reply.cost_nanos += reply.live.cost_nanos
+    outcome = reply.reason or code or ("client_gone" if status == 499 else "success")
+    _count(services, request, reply, outcome)
+    trace.step("answer", trace.elapsed_ns())
+    facts = trace.facts
+    facts |= {
+        "request_id": request.id,
+        "endpoint": request.endpoint,
+        "key": request.key.id,
+        "team": request.key.team,
+        "user": request.user,
+        "model": request.model,
+        "target": reply.target,
+        "attempts": reply.attempts,
+        "cache": reply.cache,
+        "status": status,
+        "outcome": outcome,
+        "cost_nanos": reply.cost_nanos,
+        "tokens": list(reply.usage) if reply.usage else [],
+        "stream": request.stream,
+        "priority": request.priority,
+        "tags": request.tags,
+    }
+    services.finish(trace)
+
+
+def _count(services: Services, request: Request, reply: Reply, outcome: str) -> None:
+    metrics = services.metrics
+    model = label(request.model)[:100]
+    metrics.count(
+        f'raygate_requests_total{{endpoint="{request.endpoint}",model="{model}",'
+        f'outcome="{outcome}"}}'
+    )
+    metrics.count(f'raygate_cache_total{{result="{reply.cache}"}}')
+    if reply.reason is not None:
+        metrics.count(f'raygate_fallbacks_total{{reason="{reply.reason}"}}')
+    metrics.observe(request.trace.elapsed_ns() / 1e9)
+
+
+def count_refusal(
+    services: Services,
+    trace: Trace,
+    endpoint: str,
+    error: RaygateError,
+    request: Request | None,
+) -> None:
+    """A request that ended in an error, before the pipeline or within it."""
+    services.metrics.count(
+        f'raygate_requests_total{{endpoint="{endpoint}",model="",outcome="{error.code}"}}'
+    )
+    facts = trace.facts
+    facts |= {"endpoint": endpoint, "status": error.status, "outcome": error.code}
+    facts["error"] = error.message
+    if request is not None:
+        facts |= {
+            "request_id": request.id,
+            "key": request.key.id,
+            "team": request.key.team,
+            "user": request.user,
+            "model": request.model,
+            "tags": request.tags,
+        }
+    services.finish(trace)
+
+
+def refusal_headers(trace: Trace, request: Request | None) -> Headers:
+    """What an error carries beside its own headers."""
+    id = request.id if request is not None else trace.id
+    return [
+        (b"x-request-id", id.encode()),
+        (b"traceparent", f"00-{trace.id}-{trace.id[-16:]}-01".encode()),
+    ]

@@ -1,0 +1,150 @@
+"""The gateway as a plain ASGI app: testable without Ray, served by whatever serves ASGI."""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from actors.errors import NotFound, RaygateError
+from deployments.api import admin, chat, health, operators, prompts
+from deployments.api.auth import authenticate, must_be_admin
+from deployments.api.http import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    headers_of,
+    parse_object,
+    read_body,
+    send_error,
+    send_json,
+)
+from deployments.services import Services
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Endpoint = Callable[[Services, Scope, Receive, Send], Awaitable[None]]
+
+# Looked up before anything else: a router that tries patterns one by one shows in profiles.
+_ENDPOINTS: dict[tuple[str, str], Endpoint] = {
+    ("POST", "/v1/chat/completions"): chat.chat_completions,
+    ("GET", "/v1/models"): chat.list_models,
+    ("GET", "/health"): health.health,
+    ("GET", "/health/live"): health.live,
+    ("GET", "/health/ready"): health.ready,
+    ("GET", "/metrics"): health.metrics,
+}
+_EXECUTE = re.compile(r"^/v1/prompts/([^/]+)/execute$")
+_ADMIN = "/admin/v1/"
+_ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
+    (method, re.compile("^" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "$"), handler)
+    for method, path, handler in (
+        ("GET", "keys", admin.list_keys),
+        ("POST", "keys", admin.create_key),
+        ("DELETE", "keys/{id}", admin.revoke_key),
+        ("GET", "budgets", admin.list_budgets),
+        ("GET", "limits", admin.list_limits),
+        ("GET", "breakers", admin.list_breakers),
+        ("POST", "breakers", admin.force_breaker),
+        ("GET", "cache", admin.cache_stats),
+        ("DELETE", "cache", admin.purge_cache),
+        ("GET", "prompts", admin.list_prompts),
+        ("POST", "prompts/{id}", admin.create_prompt),
+        ("PUT", "prompts/{id}/labels/{label}", admin.label_prompt),
+        ("GET", "experiments", operators.list_experiments),
+        ("POST", "experiments/{id}", operators.create_experiment),
+        ("POST", "experiments/{id}/start", operators.start_experiment),
+        ("POST", "experiments/{id}/stop", operators.stop_experiment),
+        ("GET", "experiments/{id}/results", operators.experiment_results),
+        ("GET", "traces", admin.search_traces),
+        ("GET", "traces/{id}", admin.one_trace),
+        ("GET", "costs/summary", admin.costs_summary),
+        ("GET", "costs/ledger", admin.costs_ledger),
+        ("GET", "config", admin.show_config),
+        ("GET", "providers/{name}/{what}", operators.ask_provider),
+        ("PUT", "providers/{name}/{what}", operators.tell_provider),
+        ("DELETE", "providers/{name}/{what}", operators.reset_provider),
+    )
+)
+
+log = logging.getLogger(__name__)
+
+
+def create_app(services: Services) -> App:
+    """The gateway, over the given services (which the caller starts and closes)."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        try:
+            await _route(services, scope, receive, send)
+        except ClientGone:
+            return
+
+    return app
+
+
+async def _route(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    method, path = scope["method"], _path(scope)
+    endpoint = _ENDPOINTS.get((method, path))
+    if endpoint is not None:
+        await endpoint(services, scope, receive, send)
+    elif method == "POST" and (match := _EXECUTE.match(path)):
+        await prompts.execute(services, scope, receive, send, unquote(match[1]))
+    elif path.startswith(_ADMIN):
+        await _administer(services, scope, receive, send, method, path.removeprefix(_ADMIN))
+    elif allowed := sorted(verb for verb, known in _ENDPOINTS if known == path):
+        await _wrong_method(send, path, allowed)
+    else:
+        await send_error(send, NotFound(f"There is nothing at {method} {path[:200]}."))
+
+
+def _path(scope: Scope) -> str:
+    path, root = scope["path"], scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(root) else path
+
+
+async def _wrong_method(send: Send, path: str, allowed: list[str]) -> None:
+    error = NotFound(f"{path} takes {', '.join(allowed)}.", code="method_not_allowed")
+    await send_error(send, error, [(b"allow", ", ".join(allowed).encode())])
+
+
+async def _administer(
+    services: Services, scope: Scope, receive: Receive, send: Send, method: str, path: str
+) -> None:
+    """One admin call: the key first, then whether there is such a thing."""
+    headers = headers_of(scope)
+    try:
+        must_be_admin(await authenticate(services, headers))
+        words, handler = _admin_handler(method, path)
+        raw = await read_body(headers, receive, services.args.max_body_bytes)
+        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+        found: Any = await handler(services, words, query, parse_object(raw) if raw else {})
+    except RaygateError as error:
+        await send_error(send, error)
+    except ClientGone:
+        raise
+    except Exception as error:
+        await send_error(send, error)
+    else:
+        await send_json(send, found)
+
+
+def _admin_handler(method: str, path: str) -> tuple[dict[str, str], admin.Handler]:
+    matching = [(verb, match, h) for verb, p, h in _ADMIN_ROUTES if (match := p.match(path))]
+    for verb, match, handler in matching:
+        if verb == method:
+            return {name: unquote(word) for name, word in match.groupdict().items()}, handler
+    takes = f" It takes {', '.join(verb for verb, _, _ in matching)}." if matching else ""
+    raise NotFound(f"There is nothing at {method} {_ADMIN}{path[:200]}.{takes}")
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,279 @@
+"""Steps 6 to 8, for each attempt on each target: admit, call, settle."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import orjson
+
+from actors.breaker_messages import IGNORED, Barred, Permit
+from actors.charges import Usage
+from actors.errors import (
+    InvalidRequest,
+    ProviderError,
+    ProviderTimeout,
+    ProviderUnavailable,
+    RaygateError,
+)
+from deployments.admission import Admission, admit, give_back, lifetime_ns
+from deployments.policy import Target
+from deployments.providers.base import Answer, Call, ProviderFailure, outcome_of, retry_after_s
+from deployments.providers.sse import StreamTail
+from deployments.request import Reply, Request
+from deployments.retries import backoff_s
+from deployments.services import Services
+from deployments.settlement import Settlement, usage_of
+from deployments.stream import LiveStream
+
+Keep = Callable[[bytes | None, Usage, str], None]
+"""Told once what there is to be cached: (body or None, usage, "json" or "sse")."""
+
+# What a client did wrong is told to it as such; the rest (our key is refused, ...) is ours.
+_CLIENTS_FAULT = (400, 404, 405, 413, 415, 422)
+_RETRYABLE = frozenset({408, 429, 529})
+
+
+class _Failed(Exception):
+    """One attempt brought no answer. retryable: the same target may be tried again."""
+
+    def __init__(self, error: RaygateError, retryable: bool, after_s: float | None = None) -> None:
+        super().__init__(error, retryable, after_s)
+        self.error = error
+        self.retryable = retryable
+        self.after_s = after_s
+
+
+async def call_targets(
+    services: Services, request: Request, targets: list[Target], reply: Reply, keep: Keep
+) -> None:
+    """Try the targets in order until one answers; `reply` is filled in as things are known.
+
+    Raises what the last attempt failed of, or what step 6 refused with.
+    """
+    assert services.policy is not None
+    retries = services.policy.policy.retries
+    loop = asyncio.get_running_loop()
+    error: RaygateError | None = None
+    for target in targets:
+        after_s: float | None = None
+        for nth in range(retries.attempts):
+            if nth > 0:
+                pause_s = backoff_s(nth, retries.base_s, retries.cap_s, after_s)
+                if request.gone or loop.time() + pause_s >= request.deadline:
+                    break
+                if not services.retry_budget(target.name).may_retry():
+                    break
+                await asyncio.sleep(pause_s)
+            else:
+                services.retry_budget(target.name).called()
+            try:
+                await _attempt(services, request, target, reply, keep)
+                return
+            except _Failed as failed:
+                error, after_s = failed.error, failed.after_s
+                if not failed.retryable or request.gone:
+                    break
+        if isinstance(error, InvalidRequest) or request.gone:
+            break
+    assert error is not None
+    raise error
+
+
+async def _attempt(
+    services: Services, request: Request, target: Target, reply: Reply, keep: Keep
+) -> None:
+    trace = request.trace
+    began = trace.elapsed_ns()
+    admission = await admit(services, request, target, again=reply.attempts > 0)
+    began = trace.step("admission", began)
+    reply.limits += admission.limits
+    try:
+        permit = await _pass_breaker(services, request, target, admission)
+    except BaseException:
+        give_back(services, admission)
+        raise
+    settlement = Settlement(services, request, target, admission, permit)
+    reply.attempts += 1
+    reply.target = target.name
+    request.calling = True
+    try:
+        if request.stream:
+            await _stream(services, request, target, admission, permit, settlement, reply, keep)
+        else:
+            await _plain(services, request, target, admission, permit, settlement, reply, keep)
+    except (_Failed, RaygateError):
+        raise
+    except BaseException:
+        settlement.abandoned()
+        raise
+    finally:
+        trace.provider_ns += trace.elapsed_ns() - began
+        began = trace.step("provider", began)
+        request.calling = False
+        reply.cost_nanos += settlement.cost_nanos
+        trace.step("settle", began)
+
+
+async def _pass_breaker(
+    services: Services, request: Request, target: Target, admission: Admission
+) -> Permit:
+    """The last thing before a call. Closed, by a fresh view: no question asked."""
+    breaker = services.breaker
+    view = breaker.view.get(target.name)
+    if breaker.fresh():
+        if view is None:
+            return Permit(0, False)
+        if view.retry_after_ns == 0 and view.state in ("closed", "forced_closed"):
+            return Permit(view.generation, False)
+    permit_id = admission.charge_id
+    life = lifetime_ns(services, request)
+    try:
+        found = await breaker.ask("permit", permit_id, target.name, life)
+    except BaseException:
+        breaker.tell("report", target.name, 0, IGNORED, 0, permit_id, None)
+        raise
+    if isinstance(found, Barred):
+        after_s = found.retry_after_ns / 1e9
+        error = ProviderUnavailable(
+            f"{target.name} is {found.state.replace('_', ' ')} after failures; "
+            f"try again in {after_s:.3g} s.",
+            retry_after_s=after_s,
+        )
+        raise _Failed(error, retryable=False)
+    permit: Permit = found
+    return permit
+
+
+def _call(request: Request, target: Target, admission: Admission, permit: Permit) -> Call:
+    body = request.body
+    body["model"] = target.model
+    headers = {
+        "x-raygate-charge-id": admission.charge_id,
+        "x-raygate-admitted-ns": str(admission.stamp_ns or request.trace.facts.get("stamp_ns", 0)),
+        "x-request-id": request.id,
+    }
+    if permit.probe:
+        headers["x-raygate-probe"] = "1"
+    return Call("/chat/completions", orjson.dumps(body), headers, target.timeout_s)
+
+
+async def _plain(
+    services: Services,
+    request: Request,
+    target: Target,
+    admission: Admission,
+    permit: Permit,
+    settlement: Settlement,
+    reply: Reply,
+    keep: Keep,
+) -> None:
+    try:
+        answer = await services.providers[target.provider].send(
+            _call(request, target, admission, permit)
+        )
+    except ProviderFailure as failure:
+        settlement.lost(failure.kind)
+        raise _failed(failure) from None
+    if answer.status != 200:
+        raise _bad_answer(answer.status, answer.headers, answer.body, target, settlement)
+    try:
+        told = usage_of(orjson.loads(answer.body).get("usage"))
+    except (orjson.JSONDecodeError, AttributeError):
+        settlement.lost("reset")
+        failure = ProviderFailure("reset", f"provider {target.provider} answered without JSON")
+        raise _failed(failure) from None
+    usage = settlement.succeeded(told, _estimate(request, answer), answer.first_byte_ns)
+    reply.body, reply.kind, reply.usage = answer.body, "json", usage
+    keep(answer.body, usage, "json")
+
+
+async def _stream(
+    services: Services,
+    request: Request,
+    target: Target,
+    admission: Admission,
+    permit: Permit,
+    settlement: Settlement,
+    reply: Reply,
+    keep: Keep,
+) -> None:
+    """Up to the first byte: until then an attempt may still fail and be followed by another."""
+    assert services.policy is not None
+    began_ns = time.monotonic_ns()
+    source = None
+    try:
+        async with asyncio.timeout(target.timeout_s):
+            source = await services.providers[target.provider].stream(
+                _call(request, target, admission, permit)
+            )
+            first = await source.read() if source.status == 200 else b""
+        if source.status == 200 and not first:
+            raise ProviderFailure("reset", f"provider {target.provider} sent an empty stream")
+    except (ProviderFailure, TimeoutError) as error:
+        if source is not None:
+            await source.aclose()
+        failure = (
+            error
+            if isinstance(error, ProviderFailure)
+            else ProviderFailure("timeout", f"provider {target.provider} did not begin to answer")
+        )
+        settlement.lost(failure.kind)
+        raise _failed(failure) from None
+    if source.status != 200:
+        raise _bad_answer(source.status, source.headers, source.body, target, settlement)
+    live = LiveStream(
+        source,
+        first,
+        time.monotonic_ns() - began_ns,
+        StreamTail(keep_usage=request.include_usage),
+        settlement,
+        request.deadline,
+        request.input_tokens,
+        usage_of,
+        services.policy.policy.cache.max_entry_bytes,
+        lambda body, usage: keep(body, usage, "sse"),
+    )
+    reply.live, reply.kind = live, "sse"
+    if request.gone:
+        await live.drain(services.args.drain_s)
+
+
+def _failed(failure: ProviderFailure) -> _Failed:
+    kind = ProviderTimeout if failure.kind == "timeout" else ProviderError
+    charged = failure.kind != "connect"
+    error = kind(f"The provider failed: {failure.message}.", should_retry=not charged)
+    return _Failed(error, retryable=True)
+
+
+def _bad_answer(
+    status: int, headers: dict[str, str], body: bytes, target: Target, settlement: Settlement
+) -> _Failed:
+    """An answer that is an error: quoted, classified, settled at no cost."""
+    after_s = retry_after_s(headers, time.time_ns())
+    settlement.answered_badly(status, after_s)
+    quoted = _quote(body)
+    if status in _CLIENTS_FAULT:
+        return _Failed(InvalidRequest(f"The provider refuses this request: {quoted}"), False)
+    if outcome_of(status) == "throttled":
+        error: RaygateError = ProviderUnavailable(
+            f"{target.name} is at its provider's own limit ({status}: {quoted}).",
+            retry_after_s=after_s or 1.0,
+        )
+    else:
+        error = ProviderError(f"{target.name} answered {status}: {quoted}")
+    return _Failed(error, status in _RETRYABLE or status >= 500, after_s)
+
+
+def _quote(body: bytes) -> str:
+    """The message within an error's body, cut to what a person reads."""
+    try:
+        message = orjson.loads(body)["error"]["message"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        message = body.decode("utf-8", "replace")
+    return str(message)[:500] or "no reason given"
+
+
+def _estimate(request: Request, answer: Answer) -> Usage:
+    """For a provider that tells no usage: about four bytes a token, at most what was allowed."""
+    output = min(-(-len(answer.body) // 4), request.max_output_tokens)
+    return Usage(input=request.input_tokens, output=output)

@@ -1,0 +1,235 @@
+"""The two halves of the configuration, as pydantic reads them.
+
+Structure (`GatewayArgs`, the application's `args`) changes with a rolling restart.
+Policy (`Policy`, the deployment's `user_config`) changes in place.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from actors.errors import InvalidRequest
+
+NANOS = 1_000_000_000
+_PERIOD_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][\w.:/@ -]*$")]
+Seconds = Annotated[float, Field(ge=0, le=31 * 86_400)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """A part of the configuration: unknown fields are errors, values don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProviderArgs(Part):
+    """Where a provider is.
+
+    api_key_env: the environment variable that holds its key.
+    prices: whose prices apply, by the provider's name in `genai-prices`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    kind: Literal["openai", "simulated"] = "openai"
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    api_key_env: str | None = None
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    prices: str = "openai"
+
+    @model_validator(mode="after")
+    def _key_needed(self) -> "ProviderArgs":
+        if self.kind == "openai" and not self.api_key_env:
+            raise ValueError("kind openai needs api_key_env, the variable that holds its key")
+        return self
+
+
+class GatewayArgs(Part):
+    """Structure.
+
+    name: of this gateway on its cluster: its singletons' namespace, its folder.
+    storage_path: folder for durable state, on the node that holds the singletons.
+    max_body_bytes: larger requests get 413.
+    default_timeout_s, max_timeout_s: of a whole request; the client may ask for less.
+    drain_s: how long a call goes on after its client has gone, so that its usage is known.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")] = "raygate"
+    storage_path: str = "~/.raygate"
+    providers: Annotated[tuple[ProviderArgs, ...], Field(min_length=1)]
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 10 << 20
+    default_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    max_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+
+
+class Price(Part):
+    """US dollars per million tokens, or `free`."""
+
+    input_per_mtok: Annotated[float, Field(ge=0)] | None = None
+    cached_input_per_mtok: Annotated[float, Field(ge=0)] | None = None
+    output_per_mtok: Annotated[float, Field(ge=0)] | None = None
+    reasoning_per_mtok: Annotated[float, Field(ge=0)] | None = None
+    free: bool = False
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Price":
+        if not self.free and (self.input_per_mtok is None or self.output_per_mtok is None):
+            raise ValueError("give input_per_mtok and output_per_mtok, or free: true")
+        return self
+
+
+class Model(Part):
+    """A model that clients may name.
+
+    targets: `provider/model`, in the order in which they are tried.
+    max_output_tokens: the most output of a request that names no maximum of its own.
+    max_tokens_field: what the targets call that maximum.
+    """
+
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 4_096
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    price: Price | None = None
+    cache: bool = True
+
+
+class Limit(Part):
+    """`rate` units per `per`, with room for `burst` at once.
+
+    debt: how far below empty high-priority requests may draw; default: one burst for
+    request limits where a key may be high.
+    subjects: those whom it binds (team names, key ids, models, ...); None: everybody.
+    """
+
+    name: Name
+    scope: Literal["cluster", "team", "key", "model", "key_model", "user"] = "cluster"
+    unit: Literal["requests", "tokens", "concurrent"] = "requests"
+    rate: Annotated[int, Field(ge=1, le=10**12)] = 1
+    per: Literal["second", "minute", "hour", "day"] = "second"
+    burst: Annotated[int, Field(ge=1, le=10**12)]
+    debt: Annotated[int, Field(ge=0, le=10**12)] | None = None
+    subjects: tuple[str, ...] | None = None
+
+
+class Budget(Part):
+    """At most `amount_usd` in each calendar period."""
+
+    name: Name
+    scope: Literal["cluster", "team", "key", "model", "user"] = "cluster"
+    period: Literal["day", "week", "month", "total"] = "day"
+    amount_usd: Annotated[float, Field(ge=0, le=9e9)]
+    timezone: str = "UTC"
+    subjects: tuple[str, ...] | None = None
+
+
+class Breaker(Part):
+    """When a target is left alone; see `actors/circuit_breaker.py`."""
+
+    failure_threshold: Annotated[int, Field(ge=0, le=100_000)] = 5
+    window_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    min_calls: Annotated[int, Field(ge=1, le=100_000)] = 10
+    failure_rate: Share = 0.5
+    slow_rate: Share = 1.0
+    slow_s: Seconds = 60.0
+    # Every replica must have heard of "open" before "half open" can begin.
+    recovery_timeout_s: Annotated[float, Field(ge=2, le=86_400)] = 60.0
+    recovery_factor: Annotated[float, Field(ge=1, le=100)] = 2.0
+    recovery_cap_s: Annotated[float, Field(ge=2, le=86_400)] = 600.0
+    jitter: Share = 0.1
+    success_threshold: Annotated[int, Field(ge=1, le=1_000)] = 3
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+
+
+class Breakers(Part):
+    """The rule for all targets, and those of single ones."""
+
+    default: Breaker = Breaker()
+    targets: dict[str, Breaker] = {}
+
+
+class Cache(Part):
+    """How answers are kept. shared: across tenants (off: nobody sees another's answers)."""
+
+    ttl_s: Seconds = 300.0
+    stale_while_revalidate_s: Seconds = 0.0
+    stale_if_error_s: Seconds = 3_600.0
+    max_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = 256 << 20
+    max_entries: Annotated[int, Field(ge=0, le=10**8)] = 10_000
+    max_entry_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 1 << 20
+    shared: bool = False
+
+
+class Retries(Part):
+    """Full jitter between 0 and min(cap, base * 2**n); see `deployments/retries.py`."""
+
+    attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    base_s: Seconds = 0.5
+    cap_s: Seconds = 8.0
+    budget_share: Share = 0.2
+    budget_floor: Annotated[int, Field(ge=0, le=10_000)] = 10
+
+
+class Traces(Part):
+    """How many of the last traces are kept, and how many bytes of them."""
+
+    max_traces: Annotated[int, Field(ge=1, le=10**7)] = 10_000
+    max_bytes: Annotated[int, Field(ge=1, le=1 << 36)] = 64 << 20
+
+
+class Policy(Part):
+    """Policy: what is allowed, at what price, and what happens when things fail."""
+
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    limits: tuple[Limit, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    breakers: Breakers = Breakers()
+    cache: Cache = Cache()
+    retries: Retries = Retries()
+    traces: Traces = Traces()
+    fallbacks: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _names_once(self) -> "Policy":
+        for kind, named in (("limits", self.limits), ("budgets", self.budgets)):
+            names = [part.name for part in named]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind}: the name {twice[0]} is used twice")
+        for name, model in self.models.items():
+            for target in model.targets:
+                if "/" not in target:
+                    raise ValueError(f"models.{name}.targets: {target} is not provider/model")
+        return self
+
+
+def problems(error: ValidationError, root: str) -> list[str]:
+    """One line per error: the field's path, what was found, what is allowed."""
+    lines = []
+    for found in error.errors(include_url=False):
+        path = ".".join([root, *(str(part) for part in found["loc"])])
+        seen = found.get("input")
+        shown = f" (found {seen!r:.80})" if not isinstance(seen, dict | list) else ""
+        lines.append(f"{path}: {found['msg']}{shown}")
+    return lines
+
+
+def parse_policy(raw: Any, providers: tuple[str, ...] | None = None) -> Policy:
+    """Read a policy. Raises InvalidRequest that lists every error with its path.
+
+    providers: names that targets may use; None skips that check.
+    """
+    try:
+        policy = Policy.model_validate(raw)
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(problems(error, "user_config"))) from None
+    unknown = [
+        f"user_config.models.{name}.targets: {target} names no provider of this gateway "
+        f"(there is {', '.join(providers or ())})"
+        for name, model in policy.models.items()
+        for target in model.targets
+        if providers is not None and target.partition("/")[0] not in providers
+    ]
+    if unknown:
+        raise InvalidRequest("; ".join(unknown))
+    return policy

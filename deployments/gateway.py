@@ -1,0 +1,95 @@
+"""The gateway on Ray Serve: the builder that `serve_config.yaml` names."""
+
+# The typed builder needs its annotation as a class: no postponed annotations in this module.
+import logging
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from actors import registry
+from actors.consultant import Consultant
+from actors.ray_transport import RayTransport
+from deployments.app import App, create_app
+from deployments.config import GatewayArgs, ProviderArgs
+from deployments.prompts import load_builtin
+from deployments.providers.base import Provider
+from deployments.providers.openai import OpenAIProvider
+from deployments.providers.secret import cluster_secret
+from deployments.providers.simulated_client import SimulatedClient
+from deployments.services import Services
+from deployments.tokens import encoding_for
+
+log = logging.getLogger(__name__)
+
+
+@serve.ingress()
+class Gateway:
+    """One replica. Its health never depends on a singleton's."""
+
+    def __init__(self, args: GatewayArgs) -> None:
+        self._args = args
+        place = registry.claim_home(args.name, args.storage_path)
+        consultants = {
+            singleton: Consultant(singleton, RayTransport(args.name, singleton, place))
+            for singleton in registry.SINGLETONS
+        }
+        providers = {each.name: provider_of(each, args.name) for each in args.providers}
+        self.services = Services(args, consultants, providers)
+        self._started = False
+        for vocabulary in ("gpt-4o", "gpt-4"):
+            encoding_for(vocabulary)
+
+    async def __serve_build_asgi_app__(self) -> App:
+        """The app, on the loop that will serve it."""
+        self._start()
+        return create_app(self.services)
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """A policy came. Never raises: that would take this replica down."""
+        self._start()
+        await self.services.apply_policy(user_config)
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self.services.start()
+            self.services.spawn(self._register_builtin(), "built-in prompts")
+
+    async def _register_builtin(self) -> None:
+        for spec in load_builtin():
+            id = spec.pop("id")
+            await self.services.prompts.ask("register", id, spec)
+
+    async def __del__(self) -> None:
+        if self._started:
+            await self.services.close()
+
+
+def provider_of(args: ProviderArgs, gateway: str) -> Provider:
+    """The provider that a configuration names. Raises ValueError where its key is missing."""
+    if args.kind == "simulated":
+        key, kind = cluster_secret(gateway), SimulatedClient
+    else:
+        assert args.api_key_env is not None
+        key, kind = os.environ.get(args.api_key_env, ""), OpenAIProvider
+        if not key:
+            raise ValueError(
+                f"provider {args.name}: the environment variable {args.api_key_env} is not set"
+            )
+    return kind(args.name, args.base_url, key, max_connections=args.max_connections)
+
+
+def build(args: GatewayArgs) -> Application:
+    """Build the application; `deployments.gateway:build` in a Serve configuration."""
+    deploy = serve.deployment(
+        num_replicas=2,
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=args.drain_s + 5,
+    )
+    return deploy(Gateway).bind(args)
+
+

@@ -1,0 +1,270 @@
+"""The nine steps of a request, in order, top to bottom.
+
+1 trace · 2 prompt · 3 circuit breakers · 4 request limits · 5 cache · 6 admission ·
+7 provider call · 8 settle · 9 answer or fallback
+"""
+
+import asyncio
+import logging
+
+from actors.cache_flights import Hit
+from actors.charges import Usage
+from actors.errors import (
+    DeadlineExceeded,
+    InsufficientQuota,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimitExceeded,
+    RaygateError,
+    SingletonUnavailable,
+)
+from deployments.admission import RequestLimits
+from deployments.attempts import call_targets
+from deployments.caching import CacheStep, fill_in
+from deployments.policy import Target
+from deployments.prompting import prepare
+from deployments.request import Reply, Request
+from deployments.services import Services
+
+# What a stale answer or a fallback text may stand in for; everything else is told as it is.
+_REASONS: tuple[tuple[type[RaygateError], str], ...] = (
+    (RateLimitExceeded, "rate_limited"),
+    (InsufficientQuota, "budget_exhausted"),
+    (ProviderUnavailable, "circuit_breaker_open"),
+    (ProviderError, "provider_error"),
+    (DeadlineExceeded, "provider_error"),
+)
+_OURS = (SingletonUnavailable,)
+
+log = logging.getLogger(__name__)
+
+
+async def run(services: Services, request: Request) -> Reply:
+    """Take one request through the steps; step 1, its trace, has begun when it was read.
+
+    Raises RaygateError: what the client is told. A fallback is a Reply with a `reason`.
+    """
+    reply = Reply()
+    request.trace.step("trace", 0)
+    cache: CacheStep | None = None
+    try:
+        async with asyncio.timeout_at(request.deadline):
+            await step_prompt(services, request)
+            cache, limits = CacheStep(services, request), RequestLimits(services, request)
+            targets = step_breakers(services, request)
+            hit = await step_limits_and_cache(services, request, limits, cache, reply)
+            if hit is None:
+                await step_call(services, request, targets, limits, cache, reply)
+    except TimeoutError:
+        error: RaygateError = _too_late(services, request)
+        return await step_fallback(services, request, cache, reply, error)
+    except RaygateError as error:
+        return await step_fallback(services, request, cache, reply, error)
+    except Exception:
+        log.exception("request %s broke", request.id)
+        error = RaygateError("Something broke within the gateway; it has been logged.")
+        return await step_fallback(services, request, cache, reply, error)
+    return step_answer(request, cache, reply)
+
+
+async def step_prompt(services: Services, request: Request) -> None:
+    """2: render the template, if one is asked for; know the model and the input tokens."""
+    began = request.trace.elapsed_ns()
+    await prepare(services, request)
+    request.trace.step("prompt", began)
+
+
+def step_breakers(services: Services, request: Request) -> list[Target]:
+    """3: which targets may be tried, by this replica's view of the breakers.
+
+    Raises ProviderUnavailable where none may. With an old view all may: each attempt asks.
+    """
+    assert request.route is not None
+    began = request.trace.elapsed_ns()
+    breaker = services.breaker
+    targets: list[Target] = []
+    soonest_ns: int | None = None
+    for target in request.route.targets:
+        view = breaker.view.get(target.name) if breaker.fresh() else None
+        left_ns = 0 if view is None else view.retry_after_ns - breaker.since_ns(target.name)
+        if left_ns > 0:
+            soonest_ns = left_ns if soonest_ns is None else min(soonest_ns, left_ns)
+        else:
+            targets.append(target)
+    request.trace.step("breakers", began)
+    if not targets:
+        after_s = (soonest_ns or 0) / 1e9
+        raise ProviderUnavailable(
+            f"Every target of {request.model} is resting after failures; try again in "
+            f"{after_s:.3g} s.",
+            retry_after_s=after_s,
+        )
+    return targets
+
+
+async def step_limits_and_cache(
+    services: Services, request: Request, limits: RequestLimits, cache: CacheStep, reply: Reply
+) -> Hit | None:
+    """4 and 5, which don't depend on each other: request limits, and the cache's answer.
+
+    None: this request fetches the answer. Raises RateLimitExceeded and DeadlineExceeded.
+    """
+    trace = request.trace
+    began = trace.elapsed_ns()
+    try:
+        limits.ask()
+        cache.ask()
+        stamp_ns, states = await limits.admitted()
+        reply.limits = states
+        trace.facts["stamp_ns"] = stamp_ns
+        trace.step("limits", began)
+        if limits.waited:
+            # While it stood in the queue, nobody was to wait for it as for a leader.
+            cache.ask_again()
+        hit = await cache.found()
+        trace.step("cache", began)
+    except BaseException:
+        limits.give_back()
+        cache.leave()
+        raise
+    if hit is None:
+        return None
+    limits.keep()
+    if hit.lead is not None:
+        services.spawn(_refresh(services, request, cache), "refresh")
+    fill_in(reply, hit, request)
+    return hit
+
+
+async def step_call(
+    services: Services,
+    request: Request,
+    targets: list[Target],
+    limits: RequestLimits,
+    cache: CacheStep,
+    reply: Reply,
+) -> None:
+    """6, 7 and 8 for each attempt (see `attempts.py`), in a task of its own.
+
+    A client that leaves while a provider works does not stop it: the call is paid for, so
+    its usage must be known, and others may be waiting for its answer.
+    """
+    work = services.spawn(_fetch(services, request, targets, limits, cache, reply), "call")
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # By its client, or because its time is over: nobody waits for it here any more.
+        request.gone = True
+        if request.calling:
+            loop = asyncio.get_running_loop()
+            loop.call_later(services.args.drain_s, work.cancel)
+        else:
+            work.cancel()
+        raise
+
+
+async def _fetch(
+    services: Services,
+    request: Request,
+    targets: list[Target],
+    limits: RequestLimits,
+    cache: CacheStep,
+    reply: Reply,
+) -> None:
+    try:
+        await call_targets(services, request, targets, reply, cache.keep)
+    except BaseException as error:
+        cache.leave()
+        # All or nothing: what no call was made for is not counted either.
+        if reply.attempts:
+            limits.keep()
+        else:
+            limits.give_back()
+        if request.gone:
+            _note_gone(services, request, reply, cache)
+            if isinstance(error, RaygateError):
+                return
+        raise
+    limits.keep()
+    if request.gone:
+        _note_gone(services, request, reply, cache)
+
+
+async def _refresh(services: Services, request: Request, cache: CacheStep) -> None:
+    """Fetch anew what was answered stale, for those who come after."""
+    reply = Reply()
+    try:
+        targets = step_breakers(services, request)
+        await call_targets(services, request, targets, reply, cache.keep)
+        if reply.live is not None:
+            await reply.live.drain(services.args.drain_s)
+    except RaygateError as error:
+        log.info("a stale answer could not be refreshed: %s", error)
+    finally:
+        cache.leave()
+
+
+def step_answer(request: Request, cache: CacheStep, reply: Reply) -> Reply:
+    """9, the good end."""
+    reply.cache = cache.word
+    return reply
+
+
+async def step_fallback(
+    services: Services,
+    request: Request,
+    cache: CacheStep | None,
+    reply: Reply,
+    error: RaygateError,
+) -> Reply:
+    """9, the other end: a stale answer, the template's fallback text, or the error.
+
+    Raises `error` where it must be told as it is.
+    """
+    reason = next((word for kind, word in _REASONS if isinstance(error, kind)), None)
+    if reason is None and (isinstance(error, _OURS) or error.status == 500):
+        reason = "unexpected_error"
+    if reason is None or cache is None or not request.fallback_allowed:
+        raise error
+    if reason != "rate_limited":
+        hit = await _in_time(cache)
+        if hit is not None:
+            fill_in(reply, hit, request)
+            reply.cache, reply.reason = "STALE", reason
+            return reply
+    if request.prompted is None:
+        raise error
+    reply.text, reply.reason, reply.cache = request.prompted.fallback, reason, cache.word
+    reply.body, reply.live, reply.usage = b"", None, Usage()
+    log.info("request %s falls back (%s): %s", request.id, reason, error)
+    request.trace.facts["fallback_of"] = str(error)
+    return reply
+
+
+async def _in_time(cache: CacheStep) -> Hit | None:
+    """A stale answer, if the cache gives one soon: the request's own time may be over."""
+    try:
+        async with asyncio.timeout(1.0):
+            return await cache.stale()
+    except TimeoutError:
+        return None
+
+
+def _too_late(services: Services, request: Request) -> RaygateError:
+    """Whose fault it is that the deadline passed."""
+    silent = [name for name, one in services.consultants.items() if not one.reachable]
+    if silent and not request.calling:
+        return SingletonUnavailable(
+            f"{', '.join(silent)} did not answer in time; it is being restarted.",
+            retry_after_s=2.0,
+        )
+    return DeadlineExceeded(
+        "The request's time is over. Ask for more with x-raygate-timeout.", should_retry=False
+    )
+
+
+def _note_gone(services: Services, request: Request, reply: Reply, cache: CacheStep) -> None:
+    """Close the trace of a request whose client has left in the middle of a call."""
+    facts = request.trace.facts
+    facts |= {"outcome": "client_gone", "cost_nanos": reply.cost_nanos, "cache": cache.word}
+    services.finish(request.trace)

@@ -1,0 +1,1 @@
+"""Providers: the seam to them, the one that speaks OpenAI's HTTP, and a simulated one."""

@@ -1,0 +1,154 @@
+"""Everything that a request needs, in one place: what `create_app` is given."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from actors.consultant import Consultant
+from actors.errors import RaygateError
+from deployments.config import GatewayArgs, parse_policy
+from deployments.policy import PolicyInForce
+from deployments.prompts import load_fallbacks
+from deployments.providers.base import Provider
+from deployments.retries import RetryBudget
+from deployments.telemetry.metrics import Metrics
+from deployments.telemetry.trace import Trace
+
+_SHIP_S = 0.25
+_MAX_TRACES_WAITING = 5_000
+
+log = logging.getLogger(__name__)
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Services:
+    """The singletons' consultants, the providers, the policy in force, the telemetry.
+
+    consultants: one per name in `actors.registry.SINGLETONS`.
+    providers: by their names in the configuration.
+    """
+
+    def __init__(
+        self,
+        args: GatewayArgs,
+        consultants: dict[str, Consultant],
+        providers: dict[str, Provider],
+    ) -> None:
+        self.args = args
+        self.consultants = consultants
+        self.providers = providers
+        self.limiter = consultants["rate_limiter"]
+        self.breaker = consultants["circuit_breaker"]
+        self.cache = consultants["response_cache"]
+        self.costs = consultants["cost_tracker"]
+        self.keys = consultants["key_store"]
+        self.prompts = consultants["prompt_registry"]
+        self.experiments = consultants["experiment_manager"]
+        self.traces = consultants["trace_collector"]
+        self.metrics = Metrics()
+        self.policy: PolicyInForce | None = None
+        self.policy_problem: str | None = None
+        self.fallbacks = load_fallbacks()
+        self.retry_budgets: dict[str, RetryBudget] = {}
+        self._process = os.urandom(8).hex()
+        self._minted = 0
+        self._finished: list[dict[str, Any]] = []
+        self._background: set[asyncio.Task[Any]] = set()
+        self._shipping: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to consult, watch and ship telemetry (on the event loop)."""
+        for consultant in self.consultants.values():
+            consultant.start()
+        self._shipping = asyncio.create_task(self._ship_for_ever(), name="ship telemetry")
+
+    async def close(self) -> None:
+        """Finish what runs in the background, deliver what was told, stop."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=self.args.drain_s)
+        if self._shipping is not None:
+            self._shipping.cancel()
+        self._ship()
+        await asyncio.gather(*(consultant.close() for consultant in self.consultants.values()))
+        for provider in self.providers.values():
+            await provider.close()
+
+    def mint(self) -> str:
+        """An id that nobody else has: of a request, a charge, a hold."""
+        self._minted += 1
+        return f"{self._process}{self._minted:016x}"
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run something that outlives its request."""
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def finish(self, trace: Trace) -> None:
+        """Hand a trace over to be kept; only the first end of a request counts."""
+        if trace.finished:
+            return
+        trace.finished = True
+        if len(self._finished) < _MAX_TRACES_WAITING:
+            self._finished.append(trace.record())
+
+    async def apply_policy(self, raw: Any) -> None:
+        """Put a policy in force, here and at the singletons; a bad one changes nothing.
+
+        Never raises: what is wrong is kept in `policy_problem`, for health.
+        """
+        try:
+            policy = PolicyInForce(
+                parse_policy(raw, tuple(self.providers)),
+                {each.name: each.prices for each in self.args.providers},
+            )
+        except Exception as error:
+            self.policy_problem = str(error)
+            log.error("this policy is refused, the last good one stays in force: %s", error)
+            return
+        self.policy, self.policy_problem = policy, None
+        self.retry_budgets = {}
+        configured = {
+            self.limiter: policy.for_rate_limiter(),
+            self.costs: policy.for_cost_tracker(),
+            self.breaker: policy.for_circuit_breaker(),
+            self.cache: policy.for_response_cache(),
+            self.traces: policy.for_trace_collector(),
+        }
+        told = (
+            singleton.ask("configure", policy.revision, part)
+            for singleton, part in configured.items()
+        )
+        try:
+            async with asyncio.timeout(30):
+                await asyncio.gather(*told)
+        except (RaygateError, TimeoutError) as error:
+            self.policy_problem = f"not in force everywhere: {error or 'a singleton is silent'}"
+            log.error("policy %s: %s", policy.revision, self.policy_problem)
+
+    def retry_budget(self, target: str) -> RetryBudget:
+        """The retry budget of one target in this replica."""
+        budget = self.retry_budgets.get(target)
+        if budget is None:
+            assert self.policy is not None
+            retries = self.policy.policy.retries
+            budget = RetryBudget(retries.budget_share, retries.budget_floor)
+            self.retry_budgets[target] = budget
+        return budget
+
+    async def _ship_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_SHIP_S)
+            self._ship()
+
+    def _ship(self) -> None:
+        counters = self.metrics.take()
+        if not self._finished and not counters:
+            return
+        finished, self._finished = self._finished, []
+        self.traces.tell("add", len(finished), _pack(finished), counters)

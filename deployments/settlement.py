@@ -1,0 +1,128 @@
+"""Step 8: what a provider call cost, and what it says of the provider's health.
+
+Everything is told to the singletons in batches, off the response path, and delivered
+also when the client has gone. Each call ends in exactly one of the methods below.
+"""
+
+from typing import Any
+
+from actors.breaker_messages import FAILURE, IGNORED, SUCCESS, Permit
+from actors.charges import Usage
+from deployments.admission import Admission, give_back
+from deployments.policy import Target
+from deployments.providers.base import FailureKind, outcome_of
+from deployments.request import Request
+from deployments.services import Services
+from deployments.telemetry.metrics import label
+
+
+def usage_of(found: Any) -> Usage | None:
+    """The tokens in an OpenAI `usage` object; None where it has none."""
+    if not isinstance(found, dict):
+        return None
+    counts = found.get("prompt_tokens"), found.get("completion_tokens")
+    if not isinstance(counts[0], int) or not isinstance(counts[1] or 0, int):
+        return None
+    return Usage(
+        input=max(counts[0], 0),
+        cached=_detail(found.get("prompt_tokens_details"), "cached_tokens"),
+        output=max(counts[1] or 0, 0),
+        reasoning=_detail(found.get("completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _detail(details: Any, name: str) -> int:
+    found = details.get(name) if isinstance(details, dict) else 0
+    return found if isinstance(found, int) and found > 0 else 0
+
+
+class Settlement:
+    """The end of one call. cost_nanos: what was posted (0 until then)."""
+
+    __slots__ = ("_admission", "_open", "_permit", "_request", "_services", "_target", "cost_nanos")
+
+    def __init__(
+        self,
+        services: Services,
+        request: Request,
+        target: Target,
+        admission: Admission,
+        permit: Permit,
+    ) -> None:
+        self._services = services
+        self._request = request
+        self._target = target
+        self._admission = admission
+        self._permit = permit
+        self._open = True
+        self.cost_nanos = 0
+
+    def succeeded(self, usage: Usage | None, estimate: Usage, first_byte_ns: int) -> Usage:
+        """The answer is complete. estimate: taken where the provider told no usage."""
+        if self._open:
+            self._report(SUCCESS, first_byte_ns)
+            self._post(usage or estimate, estimated=usage is None)
+        return usage or estimate
+
+    def answered_badly(self, status: int, retry_after_s: float | None) -> None:
+        """The provider answered with an error, which costs nothing."""
+        if self._open:
+            rest_ns = None if retry_after_s is None else round(retry_after_s * 1e9)
+            self._report(outcome_of(status), 0, rest_ns)
+            self._post(Usage(), estimated=False)
+
+    def lost(self, kind: FailureKind, seen: Usage | None = None) -> None:
+        """No complete answer came. seen: what a stream had brought until then.
+
+        Where nothing was sent there is no charge; else the provider may bill what we do not
+        know, and the worst case is posted as an estimate.
+        """
+        if not self._open:
+            return
+        self._report(FAILURE, 0)
+        if kind == "connect":
+            self._open = False
+            give_back(self._services, self._admission)
+        elif seen is not None:
+            self._post(seen, estimated=True)
+        else:
+            self._post_worst()
+
+    def abandoned(self, seen: Usage | None = None) -> None:
+        """We broke it off (the client has gone for too long, or a bug of ours)."""
+        if not self._open:
+            return
+        self._report(IGNORED, 0)
+        if seen is not None:
+            self._post(seen, estimated=True)
+        else:
+            self._post_worst()
+
+    def _post_worst(self) -> None:
+        request = self._request
+        usage = Usage(input=request.input_tokens, output=request.max_output_tokens)
+        self._post(usage, estimated=True, amount=self._admission.worst_nanos)
+
+    def _post(self, usage: Usage, estimated: bool, amount: int | None = None) -> None:
+        services, admission = self._services, self._admission
+        self._open = False
+        cost = admission.prices.cost(usage) if amount is None else amount
+        self.cost_nanos = cost
+        services.costs.tell("post", admission.charge_id, cost, usage, estimated)
+        if admission.take_id:
+            services.limiter.tell("settle", admission.take_id, usage.input + usage.output)
+        at = f'{{target="{label(self._target.name)}"'
+        count = services.metrics.count
+        count(f'raygate_tokens_total{at},kind="input"}}', usage.input)
+        count(f'raygate_tokens_total{at},kind="output"}}', usage.output)
+        count(f"raygate_cost_nanodollars_total{at}}}", cost)
+
+    def _report(self, outcome: str, first_byte_ns: int, rest_ns: int | None = None) -> None:
+        name = self._target.name
+        permit_id = self._admission.charge_id if self._permit.probe else None
+        self._services.breaker.tell(
+            "report", name, self._permit.generation, outcome, first_byte_ns, permit_id, rest_ns
+        )
+        self._services.metrics.count(
+            f'raygate_provider_calls_total{{target="{label(name)}",outcome="{outcome}"}}'
+        )

@@ -1,0 +1,71 @@
+"""What happened to one request, step by step."""
+
+import os
+import time
+from typing import Any
+
+
+class Trace:
+    """The record of one request.
+
+    id: W3C trace id, 32 hex digits; parent: the caller's span, if it named one.
+    steps: (name, start, duration) in nanoseconds since the request came.
+    """
+
+    __slots__ = (
+        "_began_ns",
+        "facts",
+        "finished",
+        "id",
+        "parent",
+        "provider_ns",
+        "started_ns",
+        "steps",
+    )
+
+    def __init__(self, id: str, parent: str | None = None) -> None:
+        self.id = id
+        self.parent = parent
+        self.started_ns = time.time_ns()
+        self._began_ns = time.perf_counter_ns()
+        self.provider_ns = 0
+        self.steps: list[tuple[str, int, int]] = []
+        self.finished = False
+        self.facts: dict[str, Any] = {}
+
+    def elapsed_ns(self) -> int:
+        """Since the request came."""
+        return time.perf_counter_ns() - self._began_ns
+
+    def step(self, name: str, since_ns: int) -> int:
+        """Note that a step lasted from `since_ns` until now; returns now."""
+        now = time.perf_counter_ns() - self._began_ns
+        self.steps.append((name, since_ns, now - since_ns))
+        return now
+
+    def record(self) -> dict[str, Any]:
+        """The trace as it is kept and shown."""
+        return {
+            "trace_id": self.id,
+            "parent": self.parent,
+            "started_ns": self.started_ns,
+            "duration_ns": self.elapsed_ns(),
+            "provider_ns": self.provider_ns,
+            **self.facts,
+            "steps": [
+                {"name": name, "start_ns": start, "duration_ns": lasted}
+                for name, start, lasted in self.steps
+            ],
+        }
+
+
+def new_trace(headers: dict[bytes, bytes]) -> Trace:
+    """The trace that a W3C `traceparent` header continues, or one of its own."""
+    given = headers.get(b"traceparent")
+    if given is not None:
+        words = given.decode("latin-1").split("-")
+        if len(words) >= 4 and len(words[1]) == 32 and len(words[2]) == 16:
+            digits = set(words[1] + words[2])
+            if digits <= set("0123456789abcdef") and set(words[1]) != {"0"}:
+                return Trace(words[1], words[2])
+    return Trace(os.urandom(16).hex())

@@ -1,0 +1,1 @@
+"""Load simulations: workloads, an open-loop driver, four scenarios and their reports."""
