@@ -1,7 +1,7 @@
 """What the cost tracker tells about itself: plain values for health pages and admins."""
 
 from datetime import date
-from heapq import nlargest
+from heapq import nsmallest
 from typing import Any
 
 from actors import periods
@@ -90,8 +90,8 @@ def budgets(books: Books, now: int) -> list[dict[str, Any]]:
     for name, budget in books.budgets.items():
         terms = budget.terms
         nothing = [(0, 0, "")] if terms.scope == "cluster" else []
-        for posted, pending, subject in nlargest(
-            MAX_LISTED, used.get(name, nothing), key=lambda line: line[0] + line[1]
+        for posted, pending, subject in nsmallest(
+            MAX_LISTED, used.get(name, nothing), key=lambda line: (-line[0] - line[1], line[2])
         ):
             lines.append(
                 {

@@ -83,13 +83,16 @@ def provider_of(args: ProviderArgs, gateway: str) -> Provider:
 
 def build(args: GatewayArgs) -> Application:
     """Build the application; `deployments.gateway:build` in a Serve configuration."""
-    deploy = serve.deployment(
-        num_replicas=2,
-        max_ongoing_requests=10_000,
-        ray_actor_options={"num_cpus": 0},
-        health_check_period_s=5,
-        graceful_shutdown_timeout_s=args.drain_s + 5,
-    )
-    return deploy(Gateway).bind(args)
+    return deployment(args).bind(args)
 
 
+def deployment(args: GatewayArgs, **options: Any) -> serve.Deployment:
+    """The deployment behind `build`; options: what differs, as `serve.deployment` takes it."""
+    usual: dict[str, Any] = {
+        "num_replicas": 2,
+        "max_ongoing_requests": 10_000,
+        "ray_actor_options": {"num_cpus": 0},
+        "health_check_period_s": 5,
+        "graceful_shutdown_timeout_s": args.drain_s + 5,
+    }
+    return serve.deployment(Gateway, **{**usual, **options})

@@ -57,6 +57,9 @@ def restream(stream: bytes, include_usage: bool) -> bytes:
 
     Raises ValueError for a stream that was cut off or holds an error.
     """
+    hides = not include_usage and b'"usage"' in stream
+    if not hides and b'"error"' not in stream and stream.endswith(b"\n\n" + DONE):
+        return stream
     events: list[bytes] = []
     for data in _complete(stream):
         # Most chunks hold neither word, and go through as they are.

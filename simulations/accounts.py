@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import orjson
+
 from deployments.providers import simulated_log
 from deployments.providers.simulated_log import CallRecord
 from simulations.client import Gateway, GatewayError, SimulationError
@@ -89,7 +91,7 @@ def join(ledger: Iterable[Mapping[str, Any]], calls: Iterable[CallRecord], key_i
     for row in ledger:
         charge_id = str(row["charge_id"])
         charges[charge_id] = row
-        if not row["estimated"]:
+        if row["state"] == "actual":
             (twice if charge_id in final else final).add(charge_id)
     # A call without a charge id did not come through the gateway.
     seen = {call.charge_id: call for call in calls if call.charge_id}
@@ -148,9 +150,9 @@ async def reconcile(
     deadline = asyncio.get_running_loop().time() + patience_s
     while True:
         # The provider's book first: what it holds by now must be, or come, in the ledger.
-        lines = [line async for line in gateway.provider_log(since.log)]
+        events = [orjson.dumps(event) async for event in gateway.provider_log(since.log)]
         ledger = [row async for row in gateway.ledger(since.ledger)]
-        accounts = join(ledger, simulated_log.join(lines), key_id)
+        accounts = join(ledger, simulated_log.join(events), key_id)
         settled = accounts.uncharged == accounts.open_calls == accounts.estimated == 0
         if settled or asyncio.get_running_loop().time() > deadline:
             return accounts

@@ -110,7 +110,7 @@ def finish(
 
 def legend(axes: Axes, handles: list[Patch] | None = None) -> None:
     """A legend beside the axes, from `handles` or from what was drawn."""
-    shown = handles if handles is not None else axes.getlegend_handles_labels()[0]
+    shown = handles if handles is not None else axes.get_legend_handles_labels()[0]
     if not shown:
         return
     # Each name once, though several groups of dots may share it.

@@ -25,13 +25,6 @@ class GatewayError(SimulationError):
         self.status = status
 
 
-class Reply(NamedTuple):
-    """A reply that is not an error."""
-
-    body: bytes
-    headers: Mapping[str, str]
-
-
 class ApiKey(NamedTuple):
     """A key and its secret, which is shown once."""
 
@@ -81,8 +74,8 @@ class Gateway:
         """The same gateway for another key."""
         return Gateway(self.base_url, key.secret, connections)
 
-    async def call(self, method: str, path: str, body: object = None) -> Reply:
-        """One call; raises GatewayError on any error, with the gateway's own words."""
+    async def call(self, method: str, path: str, body: object = None) -> bytes:
+        """One call's body; raises GatewayError on any error, with the gateway's own words."""
         data = None if body is None else orjson.dumps(body)
         headers = {} if data is None else {"content-type": "application/json"}
         try:
@@ -101,19 +94,15 @@ class Gateway:
         if reply.status >= 400:
             _, message = error_of(payload)
             raise GatewayError(f"{method} {path}: {reply.status}: {message}", reply.status)
-        return Reply(payload, reply.headers)
+        return payload
 
     async def json(self, method: str, path: str, body: object = None) -> Any:
         """One call's body, decoded."""
-        return orjson.loads((await self.call(method, path, body)).body)
+        return orjson.loads(await self.call(method, path, body))
 
     async def health(self) -> dict[str, Any]:
         """GET /health: all of it, as this key may see it."""
         return dict(await self.json("GET", "/health"))
-
-    async def metrics(self) -> str:
-        """GET /metrics: Prometheus text."""
-        return (await self.call("GET", "/metrics")).body.decode()
 
     async def model(self) -> str:
         """A model for chat requests: gpt-4o-mini where this key may use it, else the first."""
@@ -139,10 +128,6 @@ class Gateway:
     async def set_knobs(self, knobs: Mapping[str, Any]) -> None:
         """Turns the simulated provider's knobs."""
         await self.call("PUT", "/admin/v1/providers/simulated/control", dict(knobs))
-
-    async def provider_stats(self) -> dict[str, Any]:
-        """What the simulated provider counted since it started."""
-        return dict(await self.json("GET", "/admin/v1/providers/simulated/stats"))
 
     async def set_budget(self, name: str, scope: str, subject: str, nanos: int) -> None:
         """A budget for the whole of time, in nano-dollars, for one subject of a scope."""
@@ -180,32 +165,33 @@ class Gateway:
                 high = middle
         return low
 
-    async def provider_log(self, after: int) -> AsyncIterator[bytes]:
-        """The lines of the simulated provider's log past a position in bytes."""
-        async for page, _ in self._log_pages(after):
-            for line in page.splitlines():
-                yield line
+    async def provider_log(self, after: int) -> AsyncIterator[dict[str, Any]]:
+        """The events of the simulated provider's log past a position in bytes."""
+        async for page in self._log_pages(after):
+            for event in page["data"]:
+                yield event
 
     async def log_length(self) -> int:
         """The end of the simulated provider's log, in bytes; found by reading all of it."""
         end = 0
-        async for _, page_end in self._log_pages(0):
-            end = page_end
+        async for page in self._log_pages(0):
+            end = page["next"]
         return end
 
     async def _ledger_page(self, after: int, limit: int) -> list[dict[str, Any]]:
-        reply = await self.json("GET", f"/admin/v1/costs/ledger?after={after}&limit={limit}")
+        # The ledger's keys are sequence numbers of twenty digits, so that they sort as text.
+        reply = await self.json("GET", f"/admin/v1/costs/ledger?after={after:020d}&limit={limit}")
         return list(reply["data"])
 
-    async def _log_pages(self, after: int) -> AsyncIterator[tuple[bytes, int]]:
+    async def _log_pages(self, after: int) -> AsyncIterator[dict[str, Any]]:
         path = "/admin/v1/providers/simulated/log"
         while True:
-            page = await self.call("GET", f"{path}?after={after}&limit={PAGE}")
-            if not page.body:
+            page = await self.json("GET", f"{path}?after={after}&limit={PAGE}")
+            if not page["data"]:
                 return
+            yield page
             # The log may have begun a new file, so only the provider knows where a page ends.
-            after = int(page.headers.get("x-next-after", after + len(page.body)))
-            yield page.body, after
+            after = page["next"]
 
 
 def error_of(payload: bytes) -> tuple[str, str]:

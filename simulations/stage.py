@@ -123,6 +123,8 @@ class Stage:
         """One look at the gateway's health, and at a budget by its name."""
         health = await self.gateway.health()
         state = await self._budget_state(budget) if budget else None
+        # A singleton that restarts leaves its part of the health empty for a moment.
+        limiter, cache, costs = health["rate_limiter"], health["cache"], health["costs"]
         return Sample(
             at_s=clock.now_s(),
             status=health["status"],
@@ -130,11 +132,11 @@ class Stage:
                 target: view["state"]
                 for target, view in health["circuit_breaker"]["targets"].items()
             },
-            limiter_used=health["rate_limiter"]["utilization"],
-            cache_used=health["cache"]["utilization"],
-            cache_hit_rate=health["cache"]["hit_rate"],
-            cost_today_usd=health["costs"]["today_cost"],
-            budget_used=health["costs"]["budget_used_percentage"] / 100,
+            limiter_used=limiter.get("utilization", 0.0),
+            cache_used=cache.get("utilization", 0.0),
+            cache_hit_rate=cache.get("hit_rate", 0.0),
+            cost_today_usd=costs.get("today_cost", 0.0),
+            budget_used=costs.get("budget_used_percentage", 0.0) / 100,
             budget=state,
         )
 

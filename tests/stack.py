@@ -90,7 +90,7 @@ class Stack:
         """Every finished call that the provider saw."""
         path = "/admin/v1/providers/simulated/log?after=0&limit=10000"
         _, page, _ = await self.call("GET", path, key=self.admin)
-        return [line for line in page["data"] if line["event"] == "end"]
+        return [line for line in page["data"] if line["event"] == "ended"]
 
     async def ledger(self) -> list[dict[str, Any]]:
         """Every row of the ledger, once what was told has arrived."""

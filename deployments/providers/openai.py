@@ -172,7 +172,16 @@ class OpenAIProvider:
 class OpenAIStream:
     """A reply whose body is still arriving; the promises are those of `base.StreamAnswer`."""
 
-    __slots__ = ("_call", "_provider", "_reply", "_size", "body", "first_byte_ns", "headers", "status")
+    __slots__ = (
+        "_call",
+        "_provider",
+        "_reply",
+        "_size",
+        "body",
+        "first_byte_ns",
+        "headers",
+        "status",
+    )
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .simulated_chat import Behaviour, ChatCompletions
-from .simulated_knobs import Knobs
+from .simulated_chat import ChatCompletions
+from .simulated_knobs import Behaviour, Knobs
 from .simulated_log import CallLog
 from .simulated_request import Refusal, parse_object
 

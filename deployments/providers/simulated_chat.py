@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from .simulated_knobs import Dice, Fate, Knobs
+from .simulated_knobs import Behaviour, Fate, Knobs
 from .simulated_line import ClientGone, Line
 from .simulated_log import CallLog, OpenCall
 from .simulated_request import ChatRequest, Refusal, check_chat, parse_object
@@ -18,26 +18,6 @@ from .simulated_text import Reply, compose, count_prompt
 
 _MAX_EVENTS_PER_SEND = 64
 _SSE = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-
-
-class Behaviour:
-    """The knobs in force, since when, and the dice."""
-
-    def __init__(self, knobs: Knobs, monotonic_s: Callable[[], float]) -> None:
-        self._monotonic_s = monotonic_s
-        self._dice = Dice(knobs.seed)
-        self.set(knobs)
-
-    def set(self, knobs: Knobs, reseed: bool = False) -> None:
-        """Put other knobs in force; the outages' time begins now."""
-        self.knobs = knobs
-        self._since_s = self._monotonic_s()
-        if reseed:
-            self._dice = Dice(knobs.seed)
-
-    def decide(self) -> Fate:
-        """The next call's fate."""
-        return self._dice.throw(self.knobs, self._monotonic_s() - self._since_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """How the simulated provider behaves, and the dice that decide each call's fate."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Literal
@@ -125,3 +126,26 @@ class Dice:
             token_gap_s=gap_s * math.exp(knobs.spread * pace),
             cut_at=cut,
         )
+
+
+class Behaviour:
+    """The knobs in force, since when, and the dice.
+
+    monotonic_s: the clock that outages go by, in seconds.
+    """
+
+    def __init__(self, knobs: Knobs, monotonic_s: Callable[[], float]) -> None:
+        self._monotonic_s = monotonic_s
+        self._dice = Dice(knobs.seed)
+        self.set(knobs)
+
+    def set(self, knobs: Knobs, reseed: bool = False) -> None:
+        """Put other knobs in force; the outages' time begins now."""
+        self.knobs = knobs
+        self._since_s = self._monotonic_s()
+        if reseed:
+            self._dice = Dice(knobs.seed)
+
+    def decide(self) -> Fate:
+        """The next call's fate."""
+        return self._dice.throw(self.knobs, self._monotonic_s() - self._since_s)

@@ -120,10 +120,10 @@ class Rows:
                 self.live[table, key] = msgspec.msgpack.encode(value)
 
     def restart(self) -> ResponseCache:
-        """A new mechanism, loaded."""
+        """A new mechanism, loaded; a store gives rows back in no order that could help."""
         cache = ResponseCache()
         cache.load(
             Row(table, key, msgspec.msgpack.decode(value))
-            for (table, key), value in self.live.items()
+            for (table, key), value in sorted(self.live.items(), reverse=True)
         )
         return cache

@@ -2,7 +2,7 @@ import random
 from typing import Any, NamedTuple
 
 import msgpack
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -63,8 +63,9 @@ class Probe(NamedTuple):
 class Breakers(RuleBasedStateMachine):
     """A cluster that asks, reports late, dies and restarts, with two witnesses beside it.
 
-    `self.lived` is told the same and never dies. `self.out` holds the probes that are in flight: granted, not reported, and younger than
-    their lifetime. It knows nothing of states or generations.
+    `self.lived` is told the same and never dies. `self.out` holds the probes that are in
+    flight: granted, not reported, and younger than their lifetime. It knows nothing of states
+    or generations.
     """
 
     MOST = 2
@@ -170,12 +171,20 @@ class Breakers(RuleBasedStateMachine):
         assert self.view(call.target).resting_ns >= view.resting_ns, "a rest was cut short"
 
     @rule(name=targets, times=st.integers(1, 4), outcome=outcomes, retry=retries)
+    def some_report(self, name: str, times: int, outcome: str, retry: int | None) -> None:
+        self.report_by_view(name, times, outcome, retry)
+
     def report_by_view(self, name: str, times: int, outcome: str, retry: int | None) -> None:
         """Calls that went by the view of a closed breaker, without a permit."""
         for _ in range(times):
             before = self.view(name)
             self.do("report", name, before.generation, outcome, 0, None, retry)
             assert self.view(name).resting_ns >= before.resting_ns, "a rest was cut short"
+
+    @rule(name=targets, first=retries, then=retries)
+    def throttle(self, name: str, first: int | None, then: int | None) -> None:
+        self.report_by_view(name, 1, THROTTLED, first)
+        self.report_by_view(name, 1, THROTTLED, then)
 
     @rule(name=targets, action=st.sampled_from(["open", "closed", "reset", "reset"]))
     def force(self, name: str, action: str) -> None:
@@ -254,7 +263,12 @@ class Breakers(RuleBasedStateMachine):
 
 
 TestBreakers = Breakers.TestCase
-TestBreakers.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestBreakers.settings = settings(
+    max_examples=120,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 class ViewsTell(Breakers):
@@ -282,4 +296,9 @@ class ViewsTell(Breakers):
 
 
 TestViews = ViewsTell.TestCase
-TestViews.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestViews.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from actors.cost_tracker import CostTracker, Exhausted, Facts, Reserved, Usage
+from actors.cost_tracker import CostTracker, Facts, Reserved, Usage
 from actors.ledger import Damage, Entry, verify
 from actors.mechanism import Row
 from actors.store import as_plain
@@ -50,6 +50,7 @@ class Lives(RuleBasedStateMachine):
         self.states: dict[str, str] = {}
         self.contents: dict[str, tuple[Any, ...]] = {}
         self.expected: dict[str, int] = {}
+        self.lives: Counter[int] = Counter()
         self.overrun = False
         self.lowered = False
         self.revision = 0
@@ -78,23 +79,38 @@ class Lives(RuleBasedStateMachine):
                 self.states[key] = value[0]
             if value is None:
                 self.rows.pop((table, key), None)
+                if table in ("charges", "refusals"):
+                    # No caller uses an id again, least of all one that is forgotten.
+                    self.lives[int(key.split("-")[1])] += 1
             else:
                 self.rows[table, key] = value
 
     @rule(number=numbers, amount=amounts, user=names, team=names, life=st.integers(1, 4000))
     def reserve(self, number: int, amount: int, user: str, team: str, life: int) -> None:
-        id = f"charge-{number}"
-        if id in self.contents:
+        id = self.id(number)
+        new = id not in self.contents
+        if not new:
             amount, user, team = self.contents[id]
         facts = Facts("key", team, user, "model", "p/m", "v1", {})
         subjects = (("team", team), ("user", user))
         reply = self.both("reserve", id, subjects, amount, life * SECOND, facts)
-        assert isinstance(reply, Reserved | Exhausted)
         self.contents[id] = (amount, user, team)
+        if not new:
+            return
+        left = {
+            (each["name"], each["subject"]): each["available_nanos"]
+            for each in self.both("budgets")
+            if each["scope"] == "cluster" or (each["name"], each["subject"]) in subjects
+        }
+        if isinstance(reply, Reserved):
+            assert amount == 0 or min(left.values()) >= 0, "I2: admitted over a budget"
+        else:
+            refused = left.get((reply.budget, reply.subject), reply.amount_nanos)
+            assert amount > max(0, refused) == reply.available_nanos, "I13: refused with room"
 
     @rule(number=numbers, amount=amounts, estimated=st.booleans())
     def post(self, number: int, amount: int, estimated: bool) -> None:
-        id = f"charge-{number}"
+        id = self.id(number)
         reply = self.both("post", id, amount, Usage(amount, 0, 1, 0), estimated)
         if reply in ("posted", "replaced"):
             self.expected[id] = amount
@@ -102,7 +118,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(number=numbers)
     def void(self, number: int) -> None:
-        self.both("void", f"charge-{number}")
+        self.both("void", self.id(number))
 
     @rule(seconds=st.integers(1, 3000))
     def wait(self, seconds: int) -> None:
@@ -191,6 +207,10 @@ class Lives(RuleBasedStateMachine):
         changed[6] += 1
         rows[at] = (rows[at][0], changed)
         assert isinstance(verify(rows, head), Damage)
+
+    def id(self, number: int) -> str:
+        """A charge id that is in use, or has not been yet."""
+        return f"charge-{number}-{self.lives[number]}"
 
     def ledger(self) -> list[Entry]:
         """All ledger rows so far."""

@@ -2,7 +2,7 @@ from collections import deque
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.outcome_window import (
@@ -61,6 +61,7 @@ def test_fewest_calls_never_exceed_a_count_window() -> None:
     assert CountWindow(3, min_calls=10).min_calls == 3
 
 
+@settings(deadline=None)
 @given(outcomes, st.integers(1, 12))
 def test_count_window_equals_a_plain_list(calls: list[tuple[int, bool, bool]], size: int) -> None:
     """The running totals are those of the last outcomes, also after a restart at any point."""
@@ -75,6 +76,7 @@ def test_count_window_equals_a_plain_list(calls: list[tuple[int, bool, bool]], s
         assert window.counts(0) == expected
 
 
+@settings(deadline=None)
 @given(outcomes, st.integers(1_000_000, 100 * SECOND))
 def test_time_window_is_exact_but_for_one_bucket(
     calls: list[tuple[int, bool, bool]], window_ns: int
@@ -97,6 +99,7 @@ def test_time_window_is_exact_but_for_one_bucket(
         assert window.counts(now).calls == counted
 
 
+@settings(deadline=None)
 @given(outcomes)
 def test_totals_return_to_zero(calls: list[tuple[int, bool, bool]]) -> None:
     """A whole window later nothing is left of anything."""

@@ -189,6 +189,20 @@ def test_a_key_of_two_tenants_is_an_error_and_no_answer() -> None:
     assert c.lookup(0, tenant="t")
 
 
+def test_what_one_tenant_fetched_answers_no_waiter_of_another() -> None:
+    """I6, even under a key that both hold: the other's waiter goes on waiting for its own."""
+    c = Caller()
+    c.claim(0, tenant="a")
+    beside = c.claim(0, tenant="a", lookup=False)
+    c.leave(0, "r1")
+    own = c.claim(0, tenant="b")
+    assert c.claim(0, tenant="b") == Pending()
+    c.fill(1, beside, body=b"a's")
+    assert c.late() == {}
+    c.fill(2, own, body=b"b's")
+    assert c.late()["r4"].entry.body == b"b's"
+
+
 # What a host sees.
 
 

@@ -77,3 +77,15 @@ def test_a_fill_of_another_generation_is_dropped() -> None:
     lead = c.claim(0)
     assert not c.fill(0, lead._replace(generation=1))
     assert c.lookup(0) is None
+
+
+def test_who_leads_after_a_purge_leads_in_its_generation() -> None:
+    """A waiter from before the purge that takes over afterwards brings what is kept."""
+    c = Caller()
+    c.claim(0)
+    c.claim(0)
+    c.cache.purge(0, "c", "all")
+    c.leave(1, "r1")
+    late = c.late()
+    assert late == {"r2": Lead("r2", 1)}
+    assert c.fill(2, late["r2"])

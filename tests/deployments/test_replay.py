@@ -246,5 +246,14 @@ def test_usage_beside_a_choice_is_cut_out() -> None:
 
 def test_replay_keeps_what_it_does_not_understand() -> None:
     """Chunks without usage go through byte for byte, several lines of data included."""
-    odd = b'data: {"x":\ndata:  1, "y": "\xc3\xa9"}\n\n' + DONE
-    assert restream(odd, include_usage=False) == odd
+    odd = b'data: {"x":\ndata:  1, "y": "\xc3\xa9"}\n\n'
+    usage = b'data: {"choices": [], "usage": {}}\n\n'
+    assert restream(odd + DONE, include_usage=False) == odd + DONE
+    assert restream(odd + usage + DONE, include_usage=False) == odd + DONE
+    assert restream(b": ping\n\n" + odd + usage + DONE, True) == b": ping\n\n" + odd + usage + DONE
+
+
+def test_the_word_error_in_an_answer_is_no_error() -> None:
+    """Only an error member ends a stream's worth."""
+    stream = written(piece({"content": '"error"'}), piece({"error": None}))
+    assert restream(stream, include_usage=True) == stream

@@ -80,7 +80,7 @@ class FakeGateway:
 
     def _charge(self, key_id: str, charge_id: str) -> None:
         row = {"charge_id": charge_id, "key": key_id, "input": 10, "output": 5}
-        self.ledger.append({**row, "amount_nanos": CALL_NANOS, "estimated": False})
+        self.ledger.append({**row, "amount_nanos": CALL_NANOS, "state": "actual"})
 
     def _note(self, row: dict[str, Any]) -> None:
         self.log += orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
@@ -174,8 +174,9 @@ class FakeGateway:
 
     async def _log_page(self, request: web.Request) -> web.Response:
         after, limit = int(request.query["after"]), int(request.query["limit"])
-        page = b"".join(self.log[after:].splitlines(keepends=True)[:limit])
-        return web.Response(body=page, headers={"x-next-after": str(after + len(page))})
+        lines = self.log[after:].splitlines(keepends=True)[:limit]
+        rows = [orjson.loads(line) for line in lines]
+        return web.json_response({"data": rows, "next": after + sum(map(len, lines))})
 
 
 def _error(status: int, code: str) -> web.Response:

@@ -16,7 +16,7 @@ def charge(
         "input": 10,
         "output": 4,
         "amount_nanos": nanos,
-        "estimated": estimated,
+        "state": "estimated" if estimated else "actual",
     }
 
 

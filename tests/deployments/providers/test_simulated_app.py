@@ -392,3 +392,13 @@ async def test_the_peak_of_calls_in_flight_is_known(simulation: Simulation) -> N
     stats = simulation.log.stats()
     assert (stats["max_in_flight"], stats["in_flight"]) == (100, 0)
     assert stats["models"]["gpt-4o-mini"]["max_in_flight"] == 100
+
+
+async def test_a_body_beyond_the_bound_is_refused(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can fill the provider's memory; such a call is none."""
+    monkeypatch.setattr("deployments.providers.simulated_line.MAX_BODY_BYTES", 1000)
+    status, reply = await simulation.ask(user="x" * 2000)
+    assert (status, reply["error"]["type"]) == (413, "invalid_request_error")
+    assert read_calls(simulation.log.path) == []
