@@ -81,6 +81,8 @@ class BreakerTarget:
 
     def due(self) -> int | None:
         """When `tick` has something to do next; None: not before the next command."""
+        if not self._probes and self.state != HALF_OPEN:
+            return None
         dues = [ends for _, ends in self._probes.values()]
         if self.state == HALF_OPEN and self._spec.half_open_max_ns is not None:
             dues.append(self._half_open_since + self._spec.half_open_max_ns)

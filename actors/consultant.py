@@ -23,7 +23,11 @@ from actors.watchers import News
 
 _MAX_QUEUED = 50_000
 _MAX_BATCH = 2_000
-_LINGER_S = 0.02
+_TELL_LINGER_S = 0.03
+# A call to an actor costs either side about half a millisecond, whatever is in it. Alone, a
+# request should not wait for company; in a crowd, company is what keeps the crowd moving.
+_ASK_LINGER_S = 0.0004
+_MAX_ASK_LINGER_S = 0.006
 _RETRY_S = (0.02, 0.05, 0.1, 0.2)
 
 log = logging.getLogger(__name__)
@@ -44,12 +48,15 @@ class Consultant:
 
     name: for messages.
     transport: how to reach it.
+    crowd: how many requests this process is working on; the more, the longer a command
+        waits for others to share its batch (6 ms at most; alone, not at all).
 
     `start()` on the event loop before use; `close()` delivers what was told and stops.
     """
 
     def __init__(self, name: str, transport: Transport) -> None:
         self.name = name
+        self.crowd: Callable[[], int] = lambda: 1
         self.view: dict[str, Any] = {}
         self.reachable = False
         self.incarnation = (0, 0)
@@ -115,7 +122,7 @@ class Consultant:
             raise Overloaded(f"{self.name} can't keep up with its callers", retry_after_s=1.0)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append(Item(command, args, future, on_pending))
-        self._urgent.set()
+        self._send_within(min(_ASK_LINGER_S * (self.crowd() - 1), _MAX_ASK_LINGER_S))
         return future
 
     async def ask(self, command: str, *args: Any) -> Any:
@@ -128,9 +135,20 @@ class Consultant:
         Never refused: what is told gives back what was taken, or says what was spent.
         """
         self._queue.append(Item(command, args))
-        if self._linger is None:
-            loop = asyncio.get_running_loop()
-            self._linger = loop.call_later(_LINGER_S, self._urgent.set)
+        self._send_within(_TELL_LINGER_S)
+
+    def _send_within(self, delay_s: float) -> None:
+        """Have the next batch leave so soon (or sooner, where that is settled already)."""
+        if delay_s <= 0.0:
+            self._urgent.set()
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay_s
+        if self._linger is not None:
+            if self._linger.when() <= due:
+                return
+            self._linger.cancel()
+        self._linger = loop.call_at(due, self._urgent.set)
 
     # The sending task.
 
@@ -141,8 +159,9 @@ class Consultant:
             if self._linger is not None:
                 self._linger.cancel()
                 self._linger = None
-            while self._queue:
-                await self._deliver(self._next_batch())
+            await self._deliver(self._next_batch())
+            if len(self._queue) >= _MAX_BATCH:
+                self._urgent.set()
 
     def _next_batch(self) -> tuple[Item, ...]:
         batch: list[Item] = []

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from actors.fields import invalid, text
-from actors.gcra import Bucket, Slots
+from actors.gcra import Bucket
 from actors.limits import HIGH, LOW, Limit, LimitState
+from actors.slots import Slots
 from actors.timetable import Timetable
 
 # A gate is looked at no more often than this to see whether it may be forgotten.

@@ -9,48 +9,35 @@ import importlib
 import logging
 import os
 import pickle
-import time
+import sqlite3
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from actors import callers
 from actors.clock import restored
 from actors.errors import InvalidRequest, RaygateError
-from actors.mechanism import Gone, Mechanism, Pending, Row
-from actors.store import Store
+from actors.mechanism import Changes, Gone, Mechanism, Pending, Row
+from actors.replies import OutOfStep, Reply, aged
+from actors.store import Store, StoreError
 from actors.watchers import Watchers
 
 VIEW_NS = 2_000_000_000
 """How long a view is good for, from the sending of the watch that brought it."""
 
-_HOST_TABLES = {"_meta": "live", "_callers": "live", "_results": "live"}
-_MAX_CALLERS = 20_000
-_CALLER_MEMORY_NS = 48 * 3600 * 1_000_000_000
-_DURATIONS = ("retry_after_ns", "wait_ns", "resets_in_ns", "reset_ns")
+# Three returns within a view's life: it stays good while one of them is late.
+_PATIENCE_S = VIEW_NS / 3e9
+_HOST_TABLES = {"_meta": "live", callers.TABLE: "live", "_results": "live"}
+# Not worth a place in the store: whoever misses the reply asks again.
+_TRANSIENT = frozenset({"rows", "everywhere"})
+# An event loop's own clock ticks in milliseconds, and a mechanism that is always due must
+# leave the loop to its callers.
+_SHORTEST_SLEEP_S = 0.001
+_RELOAD_PAUSE_S = 0.2
 
 log = logging.getLogger(__name__)
 
 
 _Item = tuple[str, tuple[Any, ...]]
-
-
-class OutOfStep(NamedTuple):
-    """The reply to a batch that is neither the caller's last nor its next: start anew."""
-
-    number: int
-
-
-class Reply(NamedTuple):
-    """epoch: of the host's claim; restarts: of its process since; replies: one per item."""
-
-    epoch: int
-    restarts: int
-    replies: list[Any] | OutOfStep
-
-
-class _Caller(NamedTuple):
-    number: int
-    at_ns: int
-    replies: list[Any]
 
 
 def mechanism_of(factory: str) -> Mechanism:
@@ -76,13 +63,25 @@ class Host:
         )
         self._timer: asyncio.TimerHandle | None = None
         self._watchers = Watchers()
-        self._awake = False
-        for caller, id, reply in self._load():
-            self._watchers.answer(caller, id, reply)
+        self._callers = callers.Callers()
+        self._awake = self._closed = self._sound = False
+        self._due: int | None = None
+        self._barriers: list[tuple[str, str]] = []
+        self._checked: list[Changes] = []
+        self._batches = self._ran = 0
+        self._reload()
         same = self._meta.get("claim") == claim
         self._epoch = self._meta.get("epoch", 0) + (0 if same else 1)
         self._restarts = self._meta.get("restarts", -1) + 1 if same else 0
-        clock = self._clock
+        clock = self._clock = restored(
+            self._mechanism.CLOCK,
+            self._meta.get("boot", ""),
+            self._meta.get("offset_ns", 0),
+            self._meta.get("now", 0),
+        )
+        if self._meta:
+            # Of an earlier life: whoever watched it may trust its views for that long.
+            self._watchers.settle(VIEW_NS)
         self._meta |= {"claim": claim, "epoch": self._epoch, "restarts": self._restarts}
         self._meta |= {"boot": clock.boot, "offset_ns": clock.offset_ns}
         self._commit([Row("_meta", key, value) for key, value in self._meta.items()], clock.now())
@@ -102,21 +101,31 @@ class Host:
     async def watch(self, payload: bytes) -> bytes:
         """Park until something changed: `(caller, incarnation, cursor)` → `News`, pickled.
 
-        Returns after half a view's life at the latest.
+        Returns after a third of a view's life at the latest.
         """
         self._get_up()
         caller, incarnation, cursor = pickle.loads(payload)
         news = await self._watchers.news(
-            caller, (self._epoch, self._restarts), incarnation, cursor, VIEW_NS / 2e9, self._view
+            caller, (self._epoch, self._restarts), incarnation, cursor, _PATIENCE_S, self._view
         )
         return pickle.dumps(news, 5)
 
     def info(self) -> dict[str, Any]:
-        """Epoch, restarts and process of this host."""
-        return {"epoch": self._epoch, "restarts": self._restarts, "pid": os.getpid()}
+        """Epoch, restarts and process of this host; batches and commands since its start."""
+        return {
+            "epoch": self._epoch,
+            "restarts": self._restarts,
+            "pid": os.getpid(),
+            "batches": self._batches,
+            "commands": self._ran,
+        }
 
     def close(self) -> None:
-        """Stop the timer and let go of the store (in-process hosts, and retirement)."""
+        """Stop the timer and let go of the store (in-process hosts, and retirement).
+
+        Whoever calls later gets a StoreError.
+        """
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._store.close()
@@ -125,77 +134,110 @@ class Host:
 
     def _get_up(self) -> None:
         """Start the timer with the first call: a constructor has no event loop."""
+        if self._closed:
+            raise StoreError(f"the host of {self._factory} is closed")
         if not self._awake:
             self._awake = True
             self.tick()
 
-    def _load(self) -> list[tuple[str, str, Any]]:
-        """Take everything from the store: at the start, and after a commit that failed.
+    def _reload(self) -> None:
+        """Take everything from the store: at the start, and after what failed half-way.
 
-        Returns the results that nobody has acknowledged.
+        While this fails, memory can't be trusted, and nothing is served from it.
         """
+        self._sound = False
         rows = self._store.load()
         self._meta = {row.key: row.value for row in rows if row.table == "_meta"}
-        self._callers = {
-            row.key: _Caller(row.value[0], row.value[1], pickle.loads(row.value[2]))
-            for row in rows
-            if row.table == "_callers"
-        }
-        meta = self._meta
-        self._clock = restored(
-            self._mechanism.CLOCK,
-            meta.get("boot", ""),
-            meta.get("offset_ns", 0),
-            meta.get("now", 0),
-        )
+        self._callers.load(rows)
         self._mechanism = mechanism_of(self._factory)
         self._mechanism.load(row for row in rows if row.table not in _HOST_TABLES)
         self._mechanism.restored(self._store.head())
-        self._watchers.changed(self._mechanism.view_keys())
-        self._due: int | None = None
+        # What time has brought meanwhile is not known before it is looked at.
+        self._due = 0
         results = (row for row in rows if row.table == "_results")
-        return [(*row.key.split("|", 1), pickle.loads(row.value)) for row in results]
+        self._watchers.reread(
+            self._mechanism.view_keys(),
+            [(row.key, pickle.loads(row.value)) for row in results],
+        )
+        self._sound = True
+
+    def _distrust(self) -> None:
+        """Something failed half-way: have memory read anew before it is used again."""
+        self._sound, self._due = False, 0
+        self._wake()
 
     def _batch(self, caller: str, number: int, items: list[_Item]) -> list[Any] | OutOfStep:
-        now = self._clock.now()
-        last = self._callers.get(caller)
-        if last is not None and number == last.number:
-            return [aged(reply, now - last.at_ns) for reply in last.replies]
-        if number != (last.number if last else 0) + 1:
-            return OutOfStep(last.number if last else 0)
         try:
-            replies = self._run(now, caller, items)
-            kept = [self._mechanism.keep(reply) for reply in replies]
-            row = Row("_callers", caller, (number, now, pickle.dumps(kept, 5)))
-            self._finish(now, [row])
+            if not self._sound:
+                self._reload()
+            now = self._clock.now()
+            last = self._callers.last(caller)
+            if last is not None and number == last.number:
+                return [aged(reply, now - last.at_ns) for reply in last.replies]
+            if number != (last.number if last else 0) + 1:
+                return OutOfStep(last.number if last else 0)
+            try:
+                replies = self._attempt(now, caller, number, items)
+            except (sqlite3.Error, OSError):
+                raise
+            except Exception:
+                log.exception("%s: a batch can't be stored; now each by itself", self._factory)
+                self._reload()
+                replies = self._attempt(now, caller, number, items, careful=True)
         except Exception:
             log.exception("%s: a batch failed; state is read anew", self._factory)
-            self._load()
-            self._wake()
+            self._distrust()
             raise
-        self._callers.pop(caller, None)
-        self._callers[caller] = _Caller(number, now, replies)
+        self._batches += 1
+        self._ran += len(items)
+        self._callers.remember(caller, callers.Batch(number, now, replies))
         return replies
 
-    def _run(self, now: int, caller: str, items: list[_Item]) -> list[Any]:
-        """The replies; a command that breaks is left out, and undone by reading state anew."""
+    def _attempt(
+        self, now: int, caller: str, number: int, items: list[_Item], careful: bool = False
+    ) -> list[Any]:
+        replies = self._run(now, caller, items, careful)
+        kept = [
+            Gone() if command in _TRANSIENT else self._mechanism.keep(reply)
+            for (command, _), reply in zip(items, replies, strict=True)
+        ]
+        self._finish(now, [callers.row(caller, number, now, kept)], caller)
+        return replies
+
+    def _run(self, now: int, caller: str, items: list[_Item], careful: bool) -> list[Any]:
+        """The replies; a command that breaks is left out, and undone by reading state anew.
+
+        careful: find the commands whose rows or reply can't be stored, and leave them out.
+        """
         broken: dict[int, RaygateError] = {}
         while True:
+            self._barriers, self._checked = [], []
             if self._due is not None and self._due <= now:
                 self._due = self._mechanism.advance(now)
             replies: list[Any] = []
             for index, (command, args) in enumerate(items):
                 try:
-                    replies.append(broken.get(index) or self._command(now, caller, command, args))
+                    reply = broken.get(index) or self._command(now, caller, command, args)
+                    if careful:
+                        self._check(reply)
+                    replies.append(reply)
                 except RaygateError as error:
                     replies.append(error)
                 except Exception:
                     log.exception("%s: %s broke", self._factory, command)
                     broken[index] = RaygateError(f"{self._mechanism.NAME} failed at {command}")
-                    self._load()
+                    self._reload()
                     break
             else:
                 return replies
+
+    def _check(self, reply: Any) -> None:
+        """Raise what storing this reply, and the changes since the last check, would raise."""
+        changes = self._mechanism.take_changes()
+        for row in changes.rows:
+            self._store.check(row)
+        pickle.dumps((reply, changes.results), 5)
+        self._checked.append(changes)
 
     def _command(self, now: int, caller: str, command: str, args: tuple[Any, ...]) -> Any:
         if command in self._mechanism.COMMANDS:
@@ -203,81 +245,67 @@ class Host:
         if command == "rows":
             return self._store.page(*args)
         if command == "everywhere":
-            return self._everywhere(caller, *args)
+            # Raised only once this batch's own changes are there to be seen.
+            self._barriers.append((caller, args[0]))
+            return Pending(VIEW_NS)
         raise InvalidRequest(f"{self._mechanism.NAME} has no command {command}")
 
-    def _everywhere(self, caller: str, id: str) -> Pending:
-        """Answer `id` when every watcher has seen all changes so far, or views have died."""
-        self._watchers.barrier(caller, id, time.monotonic_ns() + VIEW_NS)
-        asyncio.get_running_loop().call_later(VIEW_NS / 1e9, self._watchers.lift_barriers)
-        return Pending(VIEW_NS)
-
-    def _finish(self, now: int, rows: list[Row]) -> None:
+    def _finish(self, now: int, rows: list[Row], caller: str = "") -> None:
         """Advance, commit what changed, and only then let anybody see it."""
         self._due = self._mechanism.advance(now)
-        changes = self._mechanism.take_changes()
-        rows += changes.rows
-        for caller, id, reply in changes.results:
+        every = [*self._checked, self._mechanism.take_changes()]
+        results = [result for changes in every for result in changes.results]
+        for changes in every:
+            rows += changes.rows
+        for asker, id, reply in results:
             kept = pickle.dumps(self._mechanism.keep(reply), 5)
-            rows.append(Row("_results", f"{caller}|{id}", kept))
+            rows.append(Row("_results", f"{asker}|{id}", kept))
         rows += [Row("_results", key, None) for key in self._watchers.take_acknowledged()]
-        rows += [Row("_callers", key, None) for key in self._forgotten(now)]
-        self._commit(rows, now)
-        for caller, id, reply in changes.results:
-            self._watchers.answer(caller, id, reply)
-        self._watchers.changed(changes.views)
-        self._watchers.wake()
+        rows += self._callers.forget(now, caller)
+        if rows:
+            self._commit(rows, now)
+        for asker, id, reply in results:
+            self._watchers.answer(asker, id, reply)
+        for changes in every:
+            self._watchers.changed(changes.views)
+        for asker, id in self._barriers:
+            self._watchers.barrier(asker, id, VIEW_NS)
+        self._barriers, self._checked = [], []
+        self._watchers.lift_barriers()
         self._wake()
 
     def _commit(self, rows: list[Row], now: int) -> None:
         rows.append(Row("_meta", "now", now))
         self._store.commit(rows, self._mechanism.head())
 
-    def _forgotten(self, now: int) -> list[str]:
-        """Callers that no deadline can bring back (callers are in order of their last batch)."""
-        gone: list[str] = []
-        for key, last in self._callers.items():
-            spare = len(self._callers) - len(gone) - _MAX_CALLERS
-            if spare <= 0 and now - last.at_ns < _CALLER_MEMORY_NS:
-                break
-            gone.append(key)
-        for key in gone:
-            del self._callers[key]
-        return gone
-
     def _wake(self) -> None:
         """Have the timer call `tick` when the mechanism wants it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._due is None:
+        if self._due is None or self._closed:
             return
-        delay_s = max(0.0, (self._due - self._clock.now()) / 1e9)
+        delay_s = max(_SHORTEST_SLEEP_S, (self._due - self._clock.now()) / 1e9)
+        if not self._sound:
+            delay_s = _RELOAD_PAUSE_S
         # A wall clock may be set; a long sleep must not trust it.
         self._timer = asyncio.get_running_loop().call_later(min(delay_s, 60.0), self.tick)
 
     def tick(self) -> None:
         """Do what time brings."""
         try:
+            if not self._sound:
+                self._reload()
+            self._barriers, self._checked = [], []
             self._finish(self._clock.now(), [])
         except Exception:
             log.exception("%s: time's work failed; state is read anew", self._factory)
-            self._load()
-            self._timer = asyncio.get_running_loop().call_later(0.1, self.tick)
+            self._distrust()
 
     def _view(self, key: str) -> Any:
+        if not self._sound:
+            self._reload()
         return self._mechanism.view(key, self._clock.now())
-
-
-def aged(reply: Any, by_ns: int) -> Any:
-    """A stored reply as it reads `by_ns` later: its durations are that much shorter."""
-    fields = getattr(reply, "_fields", ())
-    shorter = {
-        name: max(0, getattr(reply, name) - by_ns)
-        for name in _DURATIONS
-        if name in fields and getattr(reply, name) is not None
-    }
-    return reply._replace(**shorter) if shorter else reply
 
 
 __all__ = ["VIEW_NS", "Gone", "Host", "OutOfStep", "Reply", "aged"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors import registry
 from actors.host import VIEW_NS
@@ -51,7 +51,9 @@ class RayTransport:
             if self._handle is handle:
                 self._handle = None
             raise TransportError(str(error)) from error
-        except (RayError, TimeoutError, ValueError) as error:
+        except Exception as error:
+            # Whatever it is (the batch failed over there, Ray itself is not reachable): the
+            # consultant's tasks must outlive it.
             raise TransportError(f"{type(error).__name__}: {error}") from error
 
     async def _find(self) -> ActorHandle[registry.HostActor]:

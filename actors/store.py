@@ -5,19 +5,27 @@ SQLite in WAL mode, one file per singleton, held by one process at a time.
 
 import fcntl
 import os
+import re
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from actors.errors import InvalidRequest
 from actors.mechanism import Row
 
 # Their locks are advisory across machines at best: two hosts could both believe to be alone.
-_UNTRUSTED_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "ceph", "glusterfs")
+_UNTRUSTED_FILESYSTEMS = (
+    *("nfs", "cifs", "smb", "9p", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "afs"),
+    *("sshfs", "s3fs", "gcsfuse", "rclone", "blobfuse", "juicefs", "goofys", "mount-s3"),
+)
 _LOCK_PATIENCE_S = 30.0
+_MOUNTS = Path("/proc/mounts")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -30,17 +38,19 @@ class StoreError(Exception):
 def filesystem_of(path: Path) -> str:
     """The type of the file system that holds `path` ("" where the system does not tell)."""
     try:
-        mounts = Path("/proc/mounts").read_text().splitlines()
+        mounts = _MOUNTS.read_bytes().splitlines()
     except OSError:
         return ""
-    best, kind = "", ""
+    inner = os.fsencode(path)
+    best, kind = b"", b""
     for line in mounts:
-        _, mount, fs, *_ = line.split(" ")
-        mount = mount.encode().decode("unicode_escape")
-        inside = str(path) == mount or str(path).startswith(mount.rstrip("/") + "/")
+        _, mount, fs, *_ = line.split(b" ")
+        mount = _ESCAPED.sub(lambda code: bytes([int(code[1], 8)]), mount)
+        inside = inner == mount or inner.startswith(mount.rstrip(b"/") + b"/")
+        # Of two mounts at one place, the later one is on top.
         if inside and len(mount) >= len(best):
             best, kind = mount, fs
-    return kind
+    return kind.decode()
 
 
 class Store:
@@ -58,7 +68,7 @@ class Store:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         kind = filesystem_of(path.parent.resolve())
-        if kind.startswith(_UNTRUSTED_FILESYSTEMS):
+        if kind.removeprefix("fuse.").startswith(_UNTRUSTED_FILESYSTEMS):
             raise StoreError(
                 f"storage_path {path.parent} is on {kind}, whose locks can't be trusted; "
                 "name a folder on a local disk of this node"
@@ -67,7 +77,16 @@ class Store:
         self._lock = _hold(path.with_suffix(".lock"))
         self._head = os.open(path.with_suffix(".head"), os.O_RDWR | os.O_CREAT, 0o600)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        os.chmod(path, 0o600)
+        self._closed = False
+        self._put, self._drop = {}, {}
+        try:
+            os.chmod(path, 0o600)
+            self._set_up(durable)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, durable: bool) -> None:
         for pragma in (
             "locking_mode=EXCLUSIVE",
             "journal_mode=WAL",
@@ -75,7 +94,6 @@ class Store:
             "temp_store=MEMORY",
         ):
             self._db.execute(f"PRAGMA {pragma}")
-        self._put, self._drop = {}, {}
         for table in self._tables:
             self._db.execute(
                 f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB) '
@@ -94,9 +112,12 @@ class Store:
         ]
 
     def page(self, table: str, after: str, limit: int) -> list[Row]:
-        """Up to `limit` rows of one table whose keys come after `after`, in their order."""
+        """Up to `limit` rows of one table whose keys come after `after`, in their order.
+
+        Raises InvalidRequest for a table that does not exist.
+        """
         if table not in self._tables:
-            raise StoreError(f"there is no table {table}")
+            raise InvalidRequest(f"there is no table {table}")
         found = self._db.execute(
             f'SELECT key, value FROM "{table}" WHERE key > ? ORDER BY key LIMIT ?', (after, limit)
         )
@@ -104,35 +125,50 @@ class Store:
 
     def commit(self, rows: Iterable[Row], head: tuple[int, str] | None = None) -> None:
         """Write the rows in one transaction; then the chain's head beside the database."""
-        execute = self._db.execute
-        execute("BEGIN IMMEDIATE")
+        puts: dict[str, list[tuple[str, bytes]]] = {}
+        drops: dict[str, list[tuple[str]]] = {}
+        for table, key, value in rows:
+            if value is None:
+                drops.setdefault(table, []).append((key,))
+            else:
+                puts.setdefault(table, []).append((key, _pack(value)))
+        self._db.execute("BEGIN IMMEDIATE")
         try:
-            for table, key, value in rows:
-                if value is None:
-                    execute(self._drop[table], (key,))
-                else:
-                    execute(self._put[table], (key, _pack(value)))
-            execute("COMMIT")
+            # A key stands at most once among the rows of a batch: their order is free.
+            for table, values in puts.items():
+                self._db.executemany(self._put[table], values)
+            for table, keys in drops.items():
+                self._db.executemany(self._drop[table], keys)
+            self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 execute("ROLLBACK")
             raise
         if head is not None:
             # Two slots in turn: a torn write leaves the previous head readable.
-            record = f"{head[0]:020d} {head[1]:>64}\n".encode()
+            words = f"{head[0]:020d} {head[1]:>64}".encode()
+            record = b"%s %08x\n" % (words, zlib.crc32(words))
             os.pwrite(self._head, record, head[0] % 2 * len(record))
 
+    def check(self, row: Row) -> None:
+        """Raise what storing this row would raise, whatever the state of the disk."""
+        self._put[row.table], row.key.encode(), _pack(row.value)
+
     def head(self) -> tuple[int, str] | None:
-        """The newest head that was written beside the database."""
+        """The newest head that was written beside the database, whole."""
         heads: list[tuple[int, str]] = []
         for line in os.pread(self._head, 4096, 0).split(b"\n"):
-            words = line.strip(b"\0").split()
-            if len(words) == 2 and words[0].isdigit() and len(words[1]) == 64:
-                heads.append((int(words[0]), words[1].decode()))
+            words, _, check = line.strip(b"\0").rpartition(b" ")
+            if words and check == b"%08x" % zlib.crc32(words):
+                sequence, hash = words.split()
+                heads.append((int(sequence), hash.decode()))
         return max(heads, default=None)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. A second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._db.close()
         os.close(self._head)
         os.close(self._lock)

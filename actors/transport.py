@@ -20,15 +20,24 @@ class Transport(Protocol):
 
 
 class InProcess:
-    """A host in this very process: for tests, for simulations in virtual time."""
+    """A host in this very process: for tests, for simulations in virtual time.
+
+    What the host raises becomes a TransportError, as it does on the way through Ray.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
 
     async def consult(self, payload: bytes) -> bytes:
         """See `Transport`."""
-        return await self.host.consult(payload)
+        try:
+            return await self.host.consult(payload)
+        except Exception as error:
+            raise TransportError(f"{type(error).__name__}: {error}") from error
 
     async def watch(self, payload: bytes) -> bytes:
         """See `Transport`."""
-        return await self.host.watch(payload)
+        try:
+            return await self.host.watch(payload)
+        except Exception as error:
+            raise TransportError(f"{type(error).__name__}: {error}") from error

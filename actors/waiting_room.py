@@ -147,27 +147,24 @@ class WaitingRoom:
             if gate.wake == at:
                 gate.wake = None
                 self._ready.add(gate)
-        place = (-1, 0)
-        while (ticket := self._next(place)) is not None:
-            place = (ticket.priority, ticket.number + 1)
-            found = obstacles(now, ticket.asks, ticket.priority, ticket.number)
+        heads: list[tuple[int, int, int, Gate]] = []
+        for tie, gate in enumerate(self._ready):
+            _push_head(heads, gate, (-1, 0), tie)
+        self._ready.clear()
+        while heads:
+            priority, number, tie, gate = heads[0]
+            ticket = self.tickets[gate.line[bisect_left(gate.line, (priority, number))][3]]
+            found = obstacles(now, ticket.asks, priority, number)
             if found:
-                self._ready.difference_update(obstacle.gate for obstacle in found)
                 self.watch(now, found)
             else:
                 self._remove(ticket)
                 yield ticket
-
-    def _next(self, place: tuple[int, int]) -> Ticket | None:
-        """The first ticket from this place on in any line of the ready gates."""
-        first = None
-        for gate in tuple(self._ready):
-            index = bisect_left(gate.line, place)
-            if index == len(gate.line):
-                self._ready.discard(gate)
-            elif first is None or gate.line[index][:2] < first[:2]:
-                first = gate.line[index]
-        return self.tickets[first[3]] if first else None
+            stopped = {obstacle.gate for obstacle in found}
+            while heads and heads[0][:2] == (priority, number):
+                _, _, tie, gate = heappop(heads)
+                if gate not in stopped:
+                    _push_head(heads, gate, (priority, number + 1), tie)
 
     def _remove(self, ticket: Ticket) -> None:
         del self.tickets[ticket.id]
@@ -177,3 +174,12 @@ class WaitingRoom:
                 gate.queued[ticket.priority] -= quantity
                 if not gate.line:
                     gate.largest = 0
+
+
+def _push_head(
+    heads: list[tuple[int, int, int, Gate]], gate: Gate, place: tuple[int, int], tie: int
+) -> None:
+    """Add the first in this line from `place` on, if there is one."""
+    index = bisect_left(gate.line, place)
+    if index < len(gate.line):
+        heappush(heads, (*gate.line[index][:2], tie, gate))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 _QUIET_NS = 4_000_000_000
+_FORGOTTEN_NS = 900_000_000_000
 _MAX_RESULTS_PER_CALLER = 50_000
 
 
@@ -27,13 +28,18 @@ class News(NamedTuple):
 
 
 class _Watcher:
-    """One process that watches. cursor: everything before it has arrived there."""
+    """One process that watches. cursor: everything before it has arrived there.
 
-    __slots__ = ("asked_ns", "cursor", "results", "wake")
+    heard_ns: when it asked last, or when the first result came up for one that never did.
+    asks: whether it ever asked.
+    """
+
+    __slots__ = ("asks", "cursor", "heard_ns", "results", "wake")
 
     def __init__(self) -> None:
         self.cursor = 0
-        self.asked_ns = 0
+        self.heard_ns = time.monotonic_ns()
+        self.asks = False
         self.results: deque[tuple[int, str, Any]] = deque()
         self.wake: asyncio.Event | None = None
 
@@ -42,7 +48,9 @@ class Watchers:
     """The watching half of a host. Sequence numbers count what there is to tell."""
 
     def __init__(self) -> None:
-        self._sequence = 0
+        # A cursor of 0 knows nothing yet; one that knows of nothing yet is another thing.
+        self._sequence = 1
+        self._settled_ns = 0
         self._changed: OrderedDict[str, int] = OrderedDict()
         self._watchers: dict[str, _Watcher] = {}
         self._barriers: list[tuple[str, str, int, int]] = []
@@ -60,36 +68,63 @@ class Watchers:
 
     def changed(self, keys: Iterable[str]) -> None:
         """View entries are different now."""
+        before = self._sequence
         for key in keys:
             self._sequence += 1
             self._changed[key] = self._sequence
             self._changed.move_to_end(key)
-            self._woken = set(self._watchers)
+        if self._sequence > before:
+            self._woken.update(self._watchers)
+
+    def reread(self, keys: Iterable[str], results: Iterable[tuple[str, Any]]) -> None:
+        """State was read from the store: tell what may not have been told.
+
+        keys: of all view entries; results: all that are stored, by `caller|id`.
+        """
+        told = {f"{name}|{id}" for name, one in self._watchers.items() for _, id, _ in one.results}
+        told.update(self._acknowledged)
+        for key, reply in results:
+            if key not in told:
+                caller, _, id = key.partition("|")
+                self.answer(caller, id, reply)
+        # What was shown and is gone now has to be looked at as well.
+        self.changed({*self._changed, *keys})
+        self.wake()
+
+    def settle(self, view_ns: int) -> None:
+        """For so long there may be views out there that nobody here has shown."""
+        self._settled_ns = time.monotonic_ns() + view_ns
 
     def wake(self) -> None:
         """Let the parked watches that have something to hear return."""
         for caller in self._woken:
-            event = self._watchers[caller].wake
-            if event is not None:
-                event.set()
+            watcher = self._watchers.get(caller)
+            if watcher is not None and watcher.wake is not None:
+                watcher.wake.set()
         self._woken = set()
 
-    def barrier(self, caller: str, id: str, until_ns: int) -> None:
-        """Answer `id` once every live watcher has asked from a cursor not before now."""
+    def barrier(self, caller: str, id: str, view_ns: int) -> None:
+        """Answer `id` with True once every live watcher has asked from a cursor not before
+        now, or `view_ns` have passed, after which nobody trusts an older view."""
+        until_ns = time.monotonic_ns() + view_ns
         self._barriers.append((caller, id, self._sequence, until_ns))
+        asyncio.get_running_loop().call_later(view_ns / 1e9, self.lift_barriers)
 
     def lift_barriers(self) -> None:
-        """Answer the barriers that hold no longer, and wake those who wait for them."""
-        now = time.monotonic_ns()
-        live = [w.cursor for w in self._watchers.values() if now - w.asked_ns < _QUIET_NS]
-        seen = min(live, default=self._sequence)
-        standing = []
-        lifted = []
-        for barrier in self._barriers:
-            (lifted if barrier[2] <= seen or barrier[3] <= now else standing).append(barrier)
-        self._barriers = standing
-        for caller, id, _, _ in lifted:
-            self.answer(caller, id, True)
+        """Answer the barriers that hold no longer, and wake whoever has something to hear."""
+        if self._barriers:
+            now = time.monotonic_ns()
+            live = (w for w in self._watchers.values() if w.asks and now - w.heard_ns < _QUIET_NS)
+            seen = min((w.cursor for w in live), default=self._sequence)
+            if now < self._settled_ns:
+                seen = 0
+            standing = []
+            lifted = []
+            for barrier in self._barriers:
+                (lifted if barrier[2] <= seen or barrier[3] <= now else standing).append(barrier)
+            self._barriers = standing
+            for caller, id, _, _ in lifted:
+                self.answer(caller, id, True)
         self.wake()
 
     def take_acknowledged(self) -> list[str]:
@@ -107,16 +142,15 @@ class Watchers:
         view: Callable[[str], Any],
     ) -> News:
         """What changed since `cursor` (of incarnation `theirs`), at once or when it does."""
-        if theirs != mine:
-            cursor = 0
         self._forget_quiet(caller)
         watcher = self._watchers.setdefault(caller, _Watcher())
-        watcher.cursor, watcher.asked_ns = cursor, time.monotonic_ns()
+        if theirs != mine or not watcher.asks:
+            cursor = 0
+        watcher.cursor, watcher.heard_ns, watcher.asks = cursor, time.monotonic_ns(), True
         while watcher.results and watcher.results[0][0] <= cursor:
             self._acknowledged.append(f"{caller}|{watcher.results.popleft()[1]}")
-        if self._barriers:
-            self.lift_barriers()
-        if cursor == self._sequence and theirs == mine:
+        self.lift_barriers()
+        if cursor == self._sequence:
             if watcher.wake is not None:
                 watcher.wake.set()
             watcher.wake = woken = asyncio.Event()
@@ -130,13 +164,23 @@ class Watchers:
             if sequence <= cursor:
                 break
             views.append((key, view(key)))
+        if cursor == 0:
+            self._drop_gone(key for key, value in views if value is None)
+            views = [entry for entry in views if entry[1] is not None]
         results = [(id, reply) for _, id, reply in watcher.results]
         return News(mine, self._sequence, results, views, snapshot=cursor == 0)
 
+    def _drop_gone(self, keys: Iterable[str]) -> None:
+        """Forget entries of which every watcher knows that they are gone."""
+        told = min((w.cursor for w in self._watchers.values() if w.cursor), default=self._sequence)
+        for key in list(keys):
+            if self._changed[key] <= told:
+                del self._changed[key]
+
     def _forget_quiet(self, but: str) -> None:
         """Drop watchers that have not asked for long: their process is gone."""
-        horizon = time.monotonic_ns() - 900_000_000_000
+        horizon = time.monotonic_ns() - _FORGOTTEN_NS
         for caller, watcher in list(self._watchers.items()):
-            if caller != but and 0 < watcher.asked_ns < horizon:
+            if caller != but and watcher.heard_ns < horizon:
                 self._acknowledged += [f"{caller}|{id}" for _, id, _ in watcher.results]
                 del self._watchers[caller]

@@ -5,6 +5,7 @@ while the answer is on its way.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 from actors.charges import Exhausted, Facts
@@ -44,16 +45,19 @@ class RequestLimits:
     """Step 4: one unit of every request limit, taken by the request's id."""
 
     def __init__(self, services: Services, request: Request) -> None:
-        assert services.policy is not None and request.who is not None
+        assert services.policy is not None
+        assert request.who is not None
         self._services = services
         self._request = request
         self._takes = services.policy.request_takes(request.who)
         self._asked: asyncio.Future[Admitted | Refused] | None = None
+        self._on_wait: Callable[[], None] | None = None
         self.waited = False
 
-    def ask(self) -> None:
-        """Put the question into the next batch."""
+    def ask(self, on_wait: Callable[[], None]) -> None:
+        """Put the question into the next batch. on_wait: called if there is a queue."""
         if self._takes:
+            self._on_wait = on_wait
             request = self._request
             self._asked = self._services.limiter.submit(
                 "acquire",
@@ -67,6 +71,8 @@ class RequestLimits:
 
     def _wait(self) -> None:
         self.waited = True
+        if self._on_wait is not None:
+            self._on_wait()
 
     async def admitted(self) -> tuple[int, tuple[LimitState, ...]]:
         """Admission stamp and states. Raises RateLimitExceeded."""
@@ -74,6 +80,8 @@ class RequestLimits:
             return 0, ()
         reply = await self._asked
         if isinstance(reply, Refused):
+            if self._request.reply is not None:
+                self._request.reply.limits = reply.states
             raise refusal(reply, self._services)
         return reply.at_ns, reply.states
 
@@ -95,7 +103,8 @@ async def admit(services: Services, request: Request, target: Target, again: boo
     Raises RateLimitExceeded or InsufficientQuota; nothing is held then.
     """
     policy, who = services.policy, request.who
-    assert policy is not None and who is not None
+    assert policy is not None
+    assert who is not None
     takes = policy.admission_takes(who, request.input_tokens + request.max_output_tokens)
     if again:
         takes += policy.request_takes(who)
@@ -105,7 +114,8 @@ async def admit(services: Services, request: Request, target: Target, again: boo
     charge_id = services.mint()
     try:
         reserved = _reserve(services, request, target, charge_id, prices, worst)
-        stamp, states, waited = 0, (), False
+        stamp, waited = 0, False
+        states: tuple[LimitState, ...] = ()
         if takes:
             admitted, waited = await _acquire(services, request, take_id, takes, charge_id)
             stamp, states = admitted.at_ns, admitted.states
@@ -140,10 +150,9 @@ def _reserve(
     worst: int,
 ) -> "asyncio.Future[object]":
     who = request.who
-    assert services.policy is not None and who is not None
-    facts = Facts(
-        who.key, who.team, who.user, who.model, target.name, prices.version, request.tags
-    )
+    assert services.policy is not None
+    assert who is not None
+    facts = Facts(who.key, who.team, who.user, who.model, target.name, prices.version, request.tags)
     subjects = services.policy.budget_subjects(who)
     life = lifetime_ns(services, request)
     return services.costs.submit("reserve", charge_id, subjects, worst, life, facts)

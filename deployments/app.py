@@ -1,12 +1,12 @@
 """The gateway as a plain ASGI app: testable without Ray, served by whatever serves ASGI."""
 
-import logging
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from actors.errors import NotFound, RaygateError
+from actors.errors import NotFound, RaygateError, SingletonUnavailable
 from deployments.api import admin, chat, health, operators, prompts
 from deployments.api.auth import authenticate, must_be_admin
 from deployments.api.http import (
@@ -36,6 +36,7 @@ _ENDPOINTS: dict[tuple[str, str], Endpoint] = {
 }
 _EXECUTE = re.compile(r"^/v1/prompts/([^/]+)/execute$")
 _ADMIN = "/admin/v1/"
+_ADMIN_S = 20.0
 _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
     (method, re.compile("^" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "$"), handler)
     for method, path, handler in (
@@ -51,11 +52,13 @@ _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
         ("GET", "prompts", admin.list_prompts),
         ("POST", "prompts/{id}", admin.create_prompt),
         ("PUT", "prompts/{id}/labels/{label}", admin.label_prompt),
+        ("DELETE", "prompts/{id}/labels/{label}", admin.unlabel_prompt),
         ("GET", "experiments", operators.list_experiments),
         ("POST", "experiments/{id}", operators.create_experiment),
         ("POST", "experiments/{id}/start", operators.start_experiment),
         ("POST", "experiments/{id}/stop", operators.stop_experiment),
         ("GET", "experiments/{id}/results", operators.experiment_results),
+        ("DELETE", "experiments/{id}", operators.remove_experiment),
         ("GET", "traces", admin.search_traces),
         ("GET", "traces/{id}", admin.one_trace),
         ("GET", "costs/summary", admin.costs_summary),
@@ -66,8 +69,6 @@ _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
         ("DELETE", "providers/{name}/{what}", operators.reset_provider),
     )
 )
-
-log = logging.getLogger(__name__)
 
 
 def create_app(services: Services) -> App:
@@ -83,8 +84,19 @@ def create_app(services: Services) -> App:
             await _route(services, scope, receive, send)
         except ClientGone:
             return
+        except Exception as error:
+            await _broke(send, error)
 
     return app
+
+
+async def _broke(send: Send, error: Exception) -> None:
+    """A bug of ours, told as an error where the reply has not begun yet."""
+    try:
+        await send_error(send, error)
+    except Exception:
+        # The server takes no second beginning: it must cut this reply off.
+        raise error from None
 
 
 async def _route(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +115,8 @@ async def _route(services: Services, scope: Scope, receive: Receive, send: Send)
 
 
 def _path(scope: Scope) -> str:
-    path, root = scope["path"], scope.get("root_path", "")
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
     return path.removeprefix(root) if root and path.startswith(root) else path
 
 
@@ -118,19 +131,31 @@ async def _administer(
     """One admin call: the key first, then whether there is such a thing."""
     headers = headers_of(scope)
     try:
-        must_be_admin(await authenticate(services, headers))
-        words, handler = _admin_handler(method, path)
-        raw = await read_body(headers, receive, services.args.max_body_bytes)
-        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
-        found: Any = await handler(services, words, query, parse_object(raw) if raw else {})
+        async with asyncio.timeout(_ADMIN_S):
+            found = await _administered(services, scope, headers, receive, method, path)
+    except TimeoutError:
+        silent = [name for name, one in services.consultants.items() if not one.fresh()]
+        text = f"{', '.join(silent) or 'A singleton'} did not answer within {_ADMIN_S:g} s."
+        await send_error(send, SingletonUnavailable(text, retry_after_s=2.0))
     except RaygateError as error:
-        await send_error(send, error)
-    except ClientGone:
-        raise
-    except Exception as error:
         await send_error(send, error)
     else:
         await send_json(send, found)
+
+
+async def _administered(
+    services: Services,
+    scope: Scope,
+    headers: dict[bytes, bytes],
+    receive: Receive,
+    method: str,
+    path: str,
+) -> Any:
+    must_be_admin(await authenticate(services, headers))
+    words, handler = _admin_handler(method, path)
+    raw = await read_body(headers, receive, services.args.max_body_bytes)
+    query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+    return await handler(services, words, query, parse_object(raw) if raw else {})
 
 
 def _admin_handler(method: str, path: str) -> tuple[dict[str, str], admin.Handler]:

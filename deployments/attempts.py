@@ -28,9 +28,12 @@ from deployments.stream import LiveStream
 Keep = Callable[[bytes | None, Usage, str], None]
 """Told once what there is to be cached: (body or None, usage, "json" or "sse")."""
 
-# What a client did wrong is told to it as such; the rest (our key is refused, ...) is ours.
-_CLIENTS_FAULT = (400, 404, 405, 413, 415, 422)
+# What a client did wrong is told to it as such; the rest (our key is refused, the target's
+# model is gone, ...) is ours, and another target may do better.
+_CLIENTS_FAULT = (400, 413, 415, 422)
 _RETRYABLE = frozenset({408, 429, 529})
+# The breaker hears of a Retry-After a batch later than we do, and lets nobody by before.
+_REST_MARGIN_S = 0.1
 
 
 class _Failed(Exception):
@@ -84,6 +87,7 @@ async def _attempt(
 ) -> None:
     trace = request.trace
     began = trace.elapsed_ns()
+    body = _body(request, target)
     admission = await admit(services, request, target, again=reply.attempts > 0)
     began = trace.step("admission", began)
     reply.limits += admission.limits
@@ -93,14 +97,15 @@ async def _attempt(
         give_back(services, admission)
         raise
     settlement = Settlement(services, request, target, admission, permit)
+    call = _call(request, target, admission, permit, body)
     reply.attempts += 1
     reply.target = target.name
     request.calling = True
     try:
         if request.stream:
-            await _stream(services, request, target, admission, permit, settlement, reply, keep)
+            await _stream(services, request, target, call, settlement, reply, keep)
         else:
-            await _plain(services, request, target, admission, permit, settlement, reply, keep)
+            await _plain(services, request, target, call, settlement, reply, keep)
     except (_Failed, RaygateError):
         raise
     except BaseException:
@@ -144,9 +149,18 @@ async def _pass_breaker(
     return permit
 
 
-def _call(request: Request, target: Target, admission: Admission, permit: Permit) -> Call:
-    body = request.body
-    body["model"] = target.model
+def _body(request: Request, target: Target) -> bytes:
+    """What goes out, made before anything is held for it."""
+    request.body["model"] = target.model
+    try:
+        return orjson.dumps(request.body)
+    except TypeError as error:
+        raise InvalidRequest(f"The request can't be passed on: {error}.") from None
+
+
+def _call(
+    request: Request, target: Target, admission: Admission, permit: Permit, body: bytes
+) -> Call:
     headers = {
         "x-raygate-charge-id": admission.charge_id,
         "x-raygate-admitted-ns": str(admission.stamp_ns or request.trace.facts.get("stamp_ns", 0)),
@@ -154,23 +168,20 @@ def _call(request: Request, target: Target, admission: Admission, permit: Permit
     }
     if permit.probe:
         headers["x-raygate-probe"] = "1"
-    return Call("/chat/completions", orjson.dumps(body), headers, target.timeout_s)
+    return Call("/chat/completions", body, headers, target.timeout_s)
 
 
 async def _plain(
     services: Services,
     request: Request,
     target: Target,
-    admission: Admission,
-    permit: Permit,
+    call: Call,
     settlement: Settlement,
     reply: Reply,
     keep: Keep,
 ) -> None:
     try:
-        answer = await services.providers[target.provider].send(
-            _call(request, target, admission, permit)
-        )
+        answer = await services.providers[target.provider].send(call)
     except ProviderFailure as failure:
         settlement.lost(failure.kind)
         raise _failed(failure) from None
@@ -180,8 +191,9 @@ async def _plain(
         told = usage_of(orjson.loads(answer.body).get("usage"))
     except (orjson.JSONDecodeError, AttributeError):
         settlement.lost("reset")
-        failure = ProviderFailure("reset", f"provider {target.provider} answered without JSON")
-        raise _failed(failure) from None
+        raise _failed(
+            ProviderFailure("reset", f"provider {target.provider} answered without JSON")
+        ) from None
     usage = settlement.succeeded(told, _estimate(request, answer), answer.first_byte_ns)
     reply.body, reply.kind, reply.usage = answer.body, "json", usage
     keep(answer.body, usage, "json")
@@ -191,8 +203,7 @@ async def _stream(
     services: Services,
     request: Request,
     target: Target,
-    admission: Admission,
-    permit: Permit,
+    call: Call,
     settlement: Settlement,
     reply: Reply,
     keep: Keep,
@@ -203,9 +214,7 @@ async def _stream(
     source = None
     try:
         async with asyncio.timeout(target.timeout_s):
-            source = await services.providers[target.provider].stream(
-                _call(request, target, admission, permit)
-            )
+            source = await services.providers[target.provider].stream(call)
             first = await source.read() if source.status == 200 else b""
         if source.status == 200 and not first:
             raise ProviderFailure("reset", f"provider {target.provider} sent an empty stream")
@@ -255,12 +264,12 @@ def _bad_answer(
     if status in _CLIENTS_FAULT:
         return _Failed(InvalidRequest(f"The provider refuses this request: {quoted}"), False)
     if outcome_of(status) == "throttled":
-        error: RaygateError = ProviderUnavailable(
-            f"{target.name} is at its provider's own limit ({status}: {quoted}).",
+        error = ProviderError(
+            f"{target.name} is at its provider's own limit: it answered {status}: {quoted}",
             retry_after_s=after_s or 1.0,
         )
-    else:
-        error = ProviderError(f"{target.name} answered {status}: {quoted}")
+        return _Failed(error, True, (after_s or 0.0) + _REST_MARGIN_S)
+    error = ProviderError(f"{target.name} answered {status}: {quoted}")
     return _Failed(error, status in _RETRYABLE or status >= 500, after_s)
 
 

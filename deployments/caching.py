@@ -21,7 +21,8 @@ class CacheStep:
     """One request's dealings with the cache. word: what `x-raygate-cache` will say."""
 
     def __init__(self, services: Services, request: Request) -> None:
-        assert services.policy is not None and request.route is not None
+        assert services.policy is not None
+        assert request.route is not None
         self._services = services
         self._request = request
         self._rules = services.policy.policy.cache
@@ -76,9 +77,7 @@ class CacheStep:
         Raises DeadlineExceeded when the leader took longer than this request has, and
         ProviderTimeout where only a cached answer was wanted and there is none.
         """
-        if self._asked is None:
-            return None
-        reply = await self._asked
+        reply = await self._asked if self._asked is not None else None
         if isinstance(reply, Hit):
             self.lead = reply.lead
             self.word = "STALE" if reply.stale else ("WAIT" if self.word == "WAIT" else "HIT")

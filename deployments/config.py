@@ -6,13 +6,22 @@ Policy (`Policy`, the deployment's `user_config`) changes in place.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from actors import periods
 from actors.errors import InvalidRequest
 
 NANOS = 1_000_000_000
 _PERIOD_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][\w.:/@ -]*$")]
+Identifier = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seconds = Annotated[float, Field(ge=0, le=31 * 86_400)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -102,7 +111,7 @@ class Limit(Part):
     subjects: those whom it binds (team names, key ids, models, ...); None: everybody.
     """
 
-    name: Name
+    name: Identifier
     scope: Literal["cluster", "team", "key", "model", "key_model", "user"] = "cluster"
     unit: Literal["requests", "tokens", "concurrent"] = "requests"
     rate: Annotated[int, Field(ge=1, le=10**12)] = 1
@@ -115,19 +124,28 @@ class Limit(Part):
 class Budget(Part):
     """At most `amount_usd` in each calendar period."""
 
-    name: Name
+    name: Identifier
     scope: Literal["cluster", "team", "key", "model", "user"] = "cluster"
     period: Literal["day", "week", "month", "total"] = "day"
-    amount_usd: Annotated[float, Field(ge=0, le=9e9)]
+    amount_usd: Annotated[float, Field(ge=0, le=1e9)]
     timezone: str = "UTC"
     subjects: tuple[str, ...] | None = None
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            periods.zone(name)
+        except ValueError:
+            raise ValueError("must be the name of a time zone, such as UTC") from None
+        return name
 
 
 class Breaker(Part):
     """When a target is left alone; see `actors/circuit_breaker.py`."""
 
     failure_threshold: Annotated[int, Field(ge=0, le=100_000)] = 5
-    window_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    window_s: Annotated[float, Field(ge=0.001, le=3600)] = 20.0
     min_calls: Annotated[int, Field(ge=1, le=100_000)] = 10
     failure_rate: Share = 0.5
     slow_rate: Share = 1.0
@@ -181,8 +199,8 @@ class Policy(Part):
     """Policy: what is allowed, at what price, and what happens when things fail."""
 
     models: Annotated[dict[Name, Model], Field(min_length=1)]
-    limits: tuple[Limit, ...] = ()
-    budgets: tuple[Budget, ...] = ()
+    limits: Annotated[tuple[Limit, ...], Field(max_length=1_000)] = ()
+    budgets: Annotated[tuple[Budget, ...], Field(max_length=1_000)] = ()
     breakers: Breakers = Breakers()
     cache: Cache = Cache()
     retries: Retries = Retries()

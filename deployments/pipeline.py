@@ -12,6 +12,7 @@ from actors.charges import Usage
 from actors.errors import (
     DeadlineExceeded,
     InsufficientQuota,
+    Overloaded,
     ProviderError,
     ProviderUnavailable,
     RateLimitExceeded,
@@ -25,6 +26,7 @@ from deployments.policy import Target
 from deployments.prompting import prepare
 from deployments.request import Reply, Request
 from deployments.services import Services
+from deployments.settlement import note_interaction
 
 # What a stale answer or a fallback text may stand in for; everything else is told as it is.
 _REASONS: tuple[tuple[type[RaygateError], str], ...] = (
@@ -44,9 +46,10 @@ async def run(services: Services, request: Request) -> Reply:
 
     Raises RaygateError: what the client is told. A fallback is a Reply with a `reason`.
     """
-    reply = Reply()
+    request.reply = reply = Reply()
     request.trace.step("trace", 0)
     cache: CacheStep | None = None
+    services.running += 1
     try:
         async with asyncio.timeout_at(request.deadline):
             await step_prompt(services, request)
@@ -56,20 +59,23 @@ async def run(services: Services, request: Request) -> Reply:
             if hit is None:
                 await step_call(services, request, targets, limits, cache, reply)
     except TimeoutError:
-        error: RaygateError = _too_late(services, request)
-        return await step_fallback(services, request, cache, reply, error)
+        return await step_fallback(services, request, cache, reply, _too_late(services, request))
     except RaygateError as error:
         return await step_fallback(services, request, cache, reply, error)
     except Exception:
         log.exception("request %s broke", request.id)
-        error = RaygateError("Something broke within the gateway; it has been logged.")
-        return await step_fallback(services, request, cache, reply, error)
+        broken = RaygateError("Something broke within the gateway; it has been logged.")
+        return await step_fallback(services, request, cache, reply, broken)
+    finally:
+        services.running -= 1
     return step_answer(request, cache, reply)
 
 
 async def step_prompt(services: Services, request: Request) -> None:
     """2: render the template, if one is asked for; know the model and the input tokens."""
     began = request.trace.elapsed_ns()
+    if services.policy is None:
+        raise Overloaded("This gateway has no valid policy yet; ask its operator, or wait.")
     await prepare(services, request)
     request.trace.step("prompt", began)
 
@@ -112,14 +118,14 @@ async def step_limits_and_cache(
     trace = request.trace
     began = trace.elapsed_ns()
     try:
-        limits.ask()
+        # While this request stands in a queue, nobody is to wait for it as for a leader.
+        limits.ask(on_wait=cache.leave)
         cache.ask()
         stamp_ns, states = await limits.admitted()
         reply.limits = states
         trace.facts["stamp_ns"] = stamp_ns
         trace.step("limits", began)
         if limits.waited:
-            # While it stood in the queue, nobody was to wait for it as for a leader.
             cache.ask_again()
         hit = await cache.found()
         trace.step("cache", began)
@@ -158,6 +164,9 @@ async def step_call(
         if request.calling:
             loop = asyncio.get_running_loop()
             loop.call_later(services.args.drain_s, work.cancel)
+        elif reply.live is not None:
+            # It began to stream in the very moment in which its client left.
+            services.spawn(reply.live.drain(services.args.drain_s), "drain")
         else:
             work.cancel()
         raise
@@ -252,7 +261,9 @@ async def _in_time(cache: CacheStep) -> Hit | None:
 
 def _too_late(services: Services, request: Request) -> RaygateError:
     """Whose fault it is that the deadline passed."""
-    silent = [name for name, one in services.consultants.items() if not one.reachable]
+    silent = [
+        name for name, one in services.consultants.items() if not (one.reachable and one.fresh())
+    ]
     if silent and not request.calling:
         return SingletonUnavailable(
             f"{', '.join(silent)} did not answer in time; it is being restarted.",
@@ -267,4 +278,8 @@ def _note_gone(services: Services, request: Request, reply: Reply, cache: CacheS
     """Close the trace of a request whose client has left in the middle of a call."""
     facts = request.trace.facts
     facts |= {"outcome": "client_gone", "cost_nanos": reply.cost_nanos, "cache": cache.word}
+    facts |= {"model": request.model, "target": reply.target, "attempts": reply.attempts}
+    if not request.trace.finished:
+        answered = bool(reply.body) or reply.live is not None
+        note_interaction(services, request, reply, failed=not answered)
     services.finish(request.trace)

@@ -7,9 +7,13 @@ from typing import Any
 
 import orjson
 
-from actors.limits import Take
+from actors import budget_terms
+from actors.breaker_policy import BreakerPolicy
+from actors.circuit_breaker import MAX_TARGETS
+from actors.errors import InvalidRequest
+from actors.limits import Take, read_limits
 from deployments.config import _PERIOD_S, NANOS, Breaker, Limit, Model, Policy, Price
-from deployments.prices import Prices, PriceTable
+from deployments.prices import Prices, PriceTable, Unpriced
 
 
 def ns(seconds: float) -> int:
@@ -74,7 +78,7 @@ class PolicyInForce:
     """A checked policy, resolved.
 
     price_ids: provider → its name in the price table.
-    Raises (while it is made) what `PriceTable` raises for a model without a price.
+    Raises InvalidRequest, with the path of the field, for what only shows once it is resolved.
     """
 
     def __init__(self, policy: Policy, price_ids: Mapping[str, str]) -> None:
@@ -83,8 +87,11 @@ class PolicyInForce:
         raw = orjson.dumps(policy.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
         self.revision = hashlib.sha256(raw).hexdigest()[:16]
         table = PriceTable()
-        self.routes = {name: self._route(name, model, table) for name, model in policy.models.items()}
+        self.routes = {
+            name: self._route(name, model, table) for name, model in policy.models.items()
+        }
         self._request_limits = [limit for limit in policy.limits if limit.unit == "requests"]
+        self._check()
         self._other_limits = [limit for limit in policy.limits if limit.unit != "requests"]
 
     def _route(self, name: str, model: Model, table: PriceTable) -> Route:
@@ -93,15 +100,33 @@ class PolicyInForce:
             provider, _, its_model = target.partition("/")
             price_id = self._price_ids.get(provider, provider)
             if model.price is not None:
-                table = PriceTable({its_model: price_override(model.price)})
+                table = _own_table(f"user_config.models.{name}.price", its_model, model.price)
             made = Target(
                 target, provider, its_model, self.breaker(target).timeout_s, table, price_id
             )
-            made.prices()
+            try:
+                made.prices()
+            except Unpriced:
+                raise InvalidRequest(
+                    f"user_config.models.{name}.price: {target} has no known price; give "
+                    "input_per_mtok and output_per_mtok (dollars per million tokens), or free: true"
+                ) from None
             targets.append(made)
         return Route(
             name, tuple(targets), model.max_output_tokens, model.max_tokens_field, model.cache
         )
+
+    def _check(self) -> None:
+        """Let each singleton's own reader have its word before anything is in force anywhere."""
+        try:
+            read_limits(self.for_rate_limiter())
+            budget_terms.parse(self.for_cost_tracker())
+        except InvalidRequest as error:
+            raise InvalidRequest(f"user_config.{error.param}: {error}") from None
+        try:
+            BreakerPolicy(self.for_circuit_breaker(), MAX_TARGETS)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"user_config.breakers.{error}") from None
 
     def breaker(self, target: str) -> Breaker:
         """The breaker's rule for one target."""
@@ -167,6 +192,13 @@ class PolicyInForce:
     def for_trace_collector(self) -> dict[str, Any]:
         """What `trace_collector.configure` takes."""
         return self.policy.traces.model_dump()
+
+
+def _own_table(path: str, model: str, price: Price) -> PriceTable:
+    try:
+        return PriceTable({model: price_override(price)})
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error}") from None
 
 
 def _binds(scope: str, subjects: tuple[str, ...] | None, who: Who) -> bool:

@@ -74,7 +74,8 @@ async def _write_body(services: Services, request: Request, call: PromptCall) ->
     )
     facts = request.trace.facts
     facts |= {"prompt": template.id, "version": version.version}
-    facts["variant"] = variant.id if variant else None
+    if variant is not None:
+        facts |= {"variant": variant.id, "experiment": call.experiment_id}
     messages = render(version, call.inputs)
     body: dict[str, Any] = {"messages": messages, "stream": request.stream}
     temperature = version.temperature

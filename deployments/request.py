@@ -32,6 +32,9 @@ class PromptCall(NamedTuple):
     experiment_id: str | None = None
 
 
+NO_WISHES = CacheWishes()
+
+
 @dataclass(slots=True)
 class Prompted:
     """What step 2 found for a prompt call."""
@@ -52,6 +55,7 @@ class Request:
     priority: 0 high, 1 normal, 2 low.
     route, who, input_tokens, max_output_tokens: known after step 2.
     gone: nobody waits for the answer any more. calling: a provider is working on it.
+    reply: what there is of an answer, once the pipeline has it.
     """
 
     id: str
@@ -67,7 +71,7 @@ class Request:
     trace: Trace
     user: str = ""
     tags: dict[str, str] = field(default_factory=dict)
-    cache: CacheWishes = CacheWishes()
+    cache: CacheWishes = NO_WISHES
     fallback_allowed: bool = True
     prompt: PromptCall | None = None
     prompted: Prompted | None = None
@@ -77,6 +81,7 @@ class Request:
     max_output_tokens: int = 0
     gone: bool = False
     calling: bool = False
+    reply: "Reply | None" = None
 
     @property
     def tenant(self) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from actors.consultant import Consultant
 from actors.errors import RaygateError
+from actors.tallies import Interaction
 from deployments.config import GatewayArgs, parse_policy
 from deployments.policy import PolicyInForce
 from deployments.prompts import load_fallbacks
@@ -20,6 +21,7 @@ from deployments.telemetry.trace import Trace
 
 _SHIP_S = 0.25
 _MAX_TRACES_WAITING = 5_000
+_MAX_INTERACTIONS_WAITING = 10_000
 
 log = logging.getLogger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
@@ -54,9 +56,13 @@ class Services:
         self.policy_problem: str | None = None
         self.fallbacks = load_fallbacks()
         self.retry_budgets: dict[str, RetryBudget] = {}
+        self.running = 0
+        for consultant in consultants.values():
+            consultant.crowd = self.crowd
         self._process = os.urandom(8).hex()
         self._minted = 0
         self._finished: list[dict[str, Any]] = []
+        self._interactions: list[Interaction] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._shipping: asyncio.Task[None] | None = None
 
@@ -72,10 +78,15 @@ class Services:
             await asyncio.wait(self._background, timeout=self.args.drain_s)
         if self._shipping is not None:
             self._shipping.cancel()
-        self._ship()
+        self._ship_traces()
+        self._ship_interactions()
         await asyncio.gather(*(consultant.close() for consultant in self.consultants.values()))
         for provider in self.providers.values():
             await provider.close()
+
+    def crowd(self) -> int:
+        """How many requests this replica is working on."""
+        return self.running
 
     def mint(self) -> str:
         """An id that nobody else has: of a request, a charge, a hold."""
@@ -96,6 +107,11 @@ class Services:
         trace.finished = True
         if len(self._finished) < _MAX_TRACES_WAITING:
             self._finished.append(trace.record())
+
+    def interacted(self, interaction: Interaction) -> None:
+        """Note what became of a request in an experiment."""
+        if len(self._interactions) < _MAX_INTERACTIONS_WAITING:
+            self._interactions.append(interaction)
 
     async def apply_policy(self, raw: Any) -> None:
         """Put a policy in force, here and at the singletons; a bad one changes nothing.
@@ -128,7 +144,9 @@ class Services:
             async with asyncio.timeout(30):
                 await asyncio.gather(*told)
         except (RaygateError, TimeoutError) as error:
-            self.policy_problem = f"not in force everywhere: {error or 'a singleton is silent'}"
+            self.policy_problem = (
+                f"not in force everywhere: {str(error) or 'a singleton is silent'}"
+            )
             log.error("policy %s: %s", policy.revision, self.policy_problem)
 
     def retry_budget(self, target: str) -> RetryBudget:
@@ -144,9 +162,18 @@ class Services:
     async def _ship_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_SHIP_S)
-            self._ship()
+            # What can't be delivered waits here, where it is bounded.
+            if self.traces.reachable and self.traces.fresh():
+                self._ship_traces()
+            if self.experiments.reachable and self.experiments.fresh():
+                self._ship_interactions()
 
-    def _ship(self) -> None:
+    def _ship_interactions(self) -> None:
+        if self._interactions:
+            batch, self._interactions = tuple(self._interactions), []
+            self.experiments.tell("record", batch)
+
+    def _ship_traces(self) -> None:
         counters = self.metrics.take()
         if not self._finished and not counters:
             return

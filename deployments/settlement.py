@@ -8,12 +8,34 @@ from typing import Any
 
 from actors.breaker_messages import FAILURE, IGNORED, SUCCESS, Permit
 from actors.charges import Usage
+from actors.tallies import Interaction
 from deployments.admission import Admission, give_back
 from deployments.policy import Target
 from deployments.providers.base import FailureKind, outcome_of
-from deployments.request import Request
+from deployments.request import Reply, Request
 from deployments.services import Services
 from deployments.telemetry.metrics import label
+
+
+def note_interaction(services: Services, request: Request, reply: Reply, failed: bool) -> None:
+    """What an experiment learns of a request that it was part of."""
+    call, prompted = request.prompt, request.prompted
+    if call is None or call.experiment_id is None or prompted is None or not prompted.variant_id:
+        return
+    usage = reply.usage or Usage()
+    answered = "fallback" if reply.text is not None else "success"
+    services.interacted(
+        Interaction(
+            experiment=call.experiment_id,
+            variant=prompted.variant_id,
+            outcome="error" if failed else answered,
+            cached=reply.cache in ("HIT", "WAIT", "STALE") and reply.text is None,
+            tokens_in=usage.input,
+            tokens_out=usage.output,
+            cost_nanos=reply.cost_nanos,
+            latency_ns=request.trace.elapsed_ns(),
+        )
+    )
 
 
 def usage_of(found: Any) -> Usage | None:

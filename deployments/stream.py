@@ -17,11 +17,14 @@ class Ending(Protocol):
 
     cost_nanos: int
 
-    def succeeded(self, usage: Usage | None, estimate: Usage, first_byte_ns: int) -> Usage: ...
+    def succeeded(self, usage: Usage | None, estimate: Usage, first_byte_ns: int) -> Usage:
+        """It is complete."""
 
-    def lost(self, kind: FailureKind, seen: Usage | None = None) -> None: ...
+    def lost(self, kind: FailureKind, seen: Usage | None = None) -> None:
+        """The provider broke it off."""
 
-    def abandoned(self, seen: Usage | None = None) -> None: ...
+    def abandoned(self, seen: Usage | None = None) -> None:
+        """We broke it off."""
 
 
 class LiveStream:
@@ -75,13 +78,15 @@ class LiveStream:
         """
         if self.finished:
             return None
-        if asyncio.get_running_loop().time() > self._deadline:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._read()
+        except TimeoutError:
             raise DeadlineExceeded(
                 "The request's time is over before its stream is. Ask for more with "
                 "x-raygate-timeout.",
                 should_retry=False,
-            )
-        return await self._read()
+            ) from None
 
     async def drain(self, within_s: float) -> None:
         """Read on without a client, so that the usage is known; bounded in time."""

@@ -45,9 +45,71 @@ def policy(**changes: Any) -> dict[str, Any]:
     }
 
 
+class Line(InProcess):
+    """A way to a host that can fall silent: then nothing is heard, and nothing fails."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def silence(self) -> None:
+        """Let nothing through until `restore`."""
+        self._open.clear()
+
+    def restore(self) -> None:
+        """Let everything through again."""
+        self._open.set()
+
+    async def consult(self, payload: bytes) -> bytes:
+        """See `Transport`."""
+        await self._open.wait()
+        return await super().consult(payload)
+
+    async def watch(self, payload: bytes) -> bytes:
+        """See `Transport`."""
+        await self._open.wait()
+        found = await super().watch(payload)
+        await self._open.wait()
+        return found
+
+
+def as_serve_does(app: Any) -> Any:
+    """The app as Ray Serve runs it: a request is cancelled when its client has gone."""
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        arrived: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def listen() -> None:
+            while True:
+                message = await receive()
+                arrived.put_nowait(message)
+                if message["type"] == "http.disconnect":
+                    return
+
+        listening = asyncio.create_task(listen())
+        running = asyncio.create_task(app(scope, arrived.get, send))
+        try:
+            await asyncio.wait((listening, running), return_when=asyncio.FIRST_COMPLETED)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        finally:
+            listening.cancel()
+        if not running.cancelled():
+            running.result()
+
+    return served
+
+
 @dataclass
 class Stack:
-    """A running gateway and its simulated provider. admin, user: secrets of two keys."""
+    """A running gateway and its simulated provider.
+
+    admin, user: secrets of two keys. lines: the ways to the singletons, by name.
+    """
 
     url: str
     provider_url: str
@@ -55,6 +117,7 @@ class Stack:
     admin: str
     user: str
     session: aiohttp.ClientSession
+    lines: dict[str, Line]
 
     def headers(self, key: str | None = None, **more: str) -> dict[str, str]:
         """Authorization, and more with `_` for `-`."""
@@ -78,6 +141,36 @@ class Stack:
         key = more.pop("key", None)
         body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}], **more}
         return await self.call("POST", "/v1/chat/completions", body, key, **headers)
+
+    async def policy(self, **changes: Any) -> None:
+        """Put the small policy, with changes, in force."""
+        await self.services.apply_policy(policy(**changes))
+        assert self.services.policy_problem is None, self.services.policy_problem
+
+    async def key(self, **fields: Any) -> str:
+        """The secret of a new key."""
+        status, made, _ = await self.call("POST", "/admin/v1/keys", fields, self.admin)
+        assert status == 200, made
+        secret: str = made["key"]
+        return secret
+
+    async def execute(
+        self, text: str = "sales fell", template: str = "business_analysis_v1", **more: Any
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Execute a prompt; header names begin with x_raygate."""
+        headers = {name: more.pop(name) for name in list(more) if name.startswith("x_")}
+        key = more.pop("key", None)
+        body = {"inputs": {"data": text}, **more}
+        return await self.call("POST", f"/v1/prompts/{template}/execute", body, key, **headers)
+
+    async def trace(self, id: str) -> Any:
+        """A trace by its id or its request's, once it has arrived."""
+        for _ in range(100):
+            status, found, _ = await self.call("GET", f"/admin/v1/traces/{id}", key=self.admin)
+            if status == 200:
+                return found
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"no trace {id}")
 
     async def knobs(self, **changes: Any) -> None:
         """Turn the simulated provider's knobs."""
@@ -158,7 +251,8 @@ async def running(folder: Path, raw_policy: Any = None, **knobs: Any) -> AsyncIt
         name: Host(factory, str(folder / f"{name}.sqlite"), "test")
         for name, factory in registry.SINGLETONS.items()
     }
-    consultants = {name: Consultant(name, InProcess(host)) for name, host in hosts.items()}
+    lines = {name: Line(host) for name, host in hosts.items()}
+    consultants = {name: Consultant(name, line) for name, line in lines.items()}
     provider = SimulatedClient("simulated", provider_url, PROVIDER_KEY)
     services = Services(args, consultants, {"simulated": provider})
     services.start()
@@ -171,12 +265,12 @@ async def running(folder: Path, raw_policy: Any = None, **knobs: Any) -> AsyncIt
     await services.keys.ask("create", KeyRecord(user.id, "test", "team-a", "user", user.hash))
     async with (
         serving(simulated, provider_port),
-        serving(create_app(services), port),
+        serving(as_serve_does(create_app(services)), port),
         aiohttp.ClientSession() as session,
     ):
         url = f"http://127.0.0.1:{port}"
         try:
-            yield Stack(url, provider_url, services, admin.secret, user.secret, session)
+            yield Stack(url, provider_url, services, admin.secret, user.secret, session, lines)
         finally:
             await session.close()
             await services.close()

@@ -13,7 +13,10 @@ from actors import ledger
 from actors.consultant import Consultant
 from actors.errors import InvalidRequest, NotFound
 from actors.key_store import KeyRecord
+from actors.trace_collector import MAX_PAGE
 from deployments import prompts
+from deployments.api.auth import PRIORITIES
+from deployments.api.reading import tags_of
 from deployments.services import Services
 
 Query = dict[str, str]
@@ -21,7 +24,14 @@ Body = dict[str, Any]
 Handler = Callable[[Services, dict[str, str], Query, Body], Awaitable[Any]]
 
 _MAX_PAGE = 1_000
-_TRACE_FILTERS = ("key", "team", "user", "model", "target", "outcome", "endpoint", "cache")
+_MAX_KEY_S = 100 * 365 * 86_400
+_TRACE_WHO = ("trace_id", "request_id", "key", "team", "user")
+_TRACE_WHAT = ("model", "target", "endpoint", "cache", "outcome", "prompt", "variant", "experiment")
+_TRACE_WORDS = frozenset((*_TRACE_WHO, *_TRACE_WHAT))
+_TRACE_NUMBERS = frozenset(
+    ("status", "version", "attempts", "since_ns", "until_ns", "min_duration_ns", "min_cost_nanos")
+)
+_TRACE_OTHERS = frozenset({"priority", "stream", "tags", "limit", "cursor"})
 
 
 async def everywhere(services: Services, singleton: Consultant) -> None:
@@ -31,9 +41,18 @@ async def everywhere(services: Services, singleton: Consultant) -> None:
 
 def limit_of(query: Query, default: int = 100) -> int:
     """The page size that a query asks for."""
-    text = query.get("limit", str(default))
-    if not text.isdigit() or not 1 <= int(text) <= _MAX_PAGE:
+    limit = _whole(query, "limit", default)
+    if not 1 <= limit <= _MAX_PAGE:
         raise InvalidRequest(f"limit must be 1 to {_MAX_PAGE}.", param="limit")
+    return limit
+
+
+def _whole(query: Query, name: str, default: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise InvalidRequest(f"{name} must be a whole number.", param=name)
     return int(text)
 
 
@@ -61,10 +80,13 @@ async def create_key(services: Services, path: dict[str, str], query: Query, bod
         ("role", (str,), "admin, user or viewer"),
     ):
         value = body.get(field)
-        if value is not None and (not isinstance(value, kind) or value is True and bool not in kind):
+        if value is None:
+            continue
+        good = isinstance(value, kind) and (bool in kind or not isinstance(value, bool))
+        if not good or (word == "seconds" and not 0 <= value <= _MAX_KEY_S):
             raise InvalidRequest(f"{field} must be {word}.", param=field)
     minted = gateway_keys.mint()
-    expires_s = body.get("expires_in_s")
+    expires_s, wait_s = body.get("expires_in_s"), body.get("max_wait_s")
     record = KeyRecord(
         id=minted.id,
         name=body.get("name") or minted.id,
@@ -73,7 +95,7 @@ async def create_key(services: Services, path: dict[str, str], query: Query, bod
         hash=minted.hash,
         models=tuple(body.get("models") or ()),
         may_be_high=bool(body.get("may_be_high")),
-        max_wait_ns=round(float(body.get("max_wait_s") or 10.0) * 1e9),
+        max_wait_ns=round((10.0 if wait_s is None else wait_s) * 1e9),
         expires_ns=None if expires_s is None else time.time_ns() + round(expires_s * 1e9),
     )
     made = await services.keys.ask("create", record)
@@ -103,10 +125,7 @@ async def costs_summary(services: Services, path: dict[str, str], query: Query, 
     summary = await services.costs.ask("summary")
     by = query.get("by")
     if by is not None:
-        days = query.get("days", "1")
-        if not days.isdigit():
-            raise InvalidRequest("days must be a whole number.", param="days")
-        rows = await services.costs.ask("spend", by, int(days))
+        rows = await services.costs.ask("spend", by, _whole(query, "days", 1))
         summary["by"] = [row._asdict() for row in rows]
     return summary
 
@@ -159,10 +178,37 @@ async def purge_cache(services: Services, path: dict[str, str], query: Query, bo
 
 
 async def search_traces(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
-    """Traces that fit all filters, newest first."""
-    filters = {name: query[name] for name in _TRACE_FILTERS if name in query}
-    page = await services.traces.ask("search", filters, limit_of(query, 50), query.get("cursor"))
+    """Traces that fit all filters of the query, newest first.
+
+    Each field of a trace by its name; `since_ns`, `until_ns`, `min_duration_ns`,
+    `min_cost_nanos`; `tags` as `a=b,c=d`; `priority` as a word; `stream` as true or false.
+    """
+    filters: dict[str, Any] = {}
+    for name, text in query.items():
+        if name in _TRACE_WORDS:
+            filters[name] = text
+        elif name in _TRACE_NUMBERS:
+            filters[name] = _whole(query, name, 0)
+        elif name not in _TRACE_OTHERS:
+            known = ", ".join(sorted(_TRACE_WORDS | _TRACE_NUMBERS | _TRACE_OTHERS))
+            raise InvalidRequest(
+                f"Traces have no filter {name[:50]}; there are {known}.", None, name
+            )
+    if "priority" in query:
+        filters["priority"] = _chosen(query, "priority", PRIORITIES)
+    if "stream" in query:
+        filters["stream"] = _chosen(query, "stream", {"true": True, "false": False})
+    if "tags" in query:
+        filters["tags"] = tags_of(query["tags"])
+    limit = min(limit_of(query, 50), MAX_PAGE)
+    page = await services.traces.ask("search", filters, limit, query.get("cursor"))
     return {"data": list(page[0]), "cursor": page[1]}
+
+
+def _chosen(query: Query, name: str, choices: dict[str, Any]) -> Any:
+    if query[name] not in choices:
+        raise InvalidRequest(f"{name} must be {' or '.join(choices)}.", param=name)
+    return choices[query[name]]
 
 
 async def one_trace(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
@@ -195,6 +241,15 @@ async def label_prompt(services: Services, path: dict[str, str], query: Query, b
     before = await services.prompts.ask("label", path["id"], path["label"], version)
     await everywhere(services, services.prompts)
     return {"id": path["id"], "label": path["label"], "version": version, "before": before}
+
+
+async def unlabel_prompt(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
+    """Take a label away."""
+    before = await services.prompts.ask("label", path["id"], path["label"], None)
+    if before is None:
+        raise NotFound(f"Template {path['id'][:100]} has no label {path['label'][:100]}.")
+    await everywhere(services, services.prompts)
+    return {"id": path["id"], "label": path["label"], "version": None, "before": before}
 
 
 async def show_config(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:

@@ -70,7 +70,8 @@ async def picture_of(services: Services) -> dict[str, Any]:
         "singletons": {
             name: {
                 "epoch": one.incarnation[0],
-                "reachable": one.reachable and answered,
+                # A watch returns every second, so an old view tells of a host that hangs.
+                "reachable": one.reachable and one.fresh() and answered,
                 "restarts": one.incarnation[1],
             }
             for name, one in services.consultants.items()

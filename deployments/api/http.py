@@ -96,9 +96,12 @@ def error_object(error: RaygateError) -> dict[str, Any]:
 def error_headers(error: RaygateError) -> Headers:
     """`retry-after` and `x-should-retry`, where they apply."""
     headers: Headers = [JSON]
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
-        headers.append((b"retry-after-ms", str(math.ceil(error.retry_after_s * 1000)).encode()))
+    after_s = error.retry_after_s
+    if after_s is None and error.status == 503:
+        after_s = 1.0
+    if after_s is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(after_s))).encode()))
+        headers.append((b"retry-after-ms", str(math.ceil(after_s * 1000)).encode()))
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     return headers

@@ -54,6 +54,17 @@ async def experiment_results(
     return await services.experiments.ask("results", path["id"])
 
 
+async def remove_experiment(
+    services: Services, path: dict[str, str], query: Query, body: Body
+) -> Any:
+    """Forget a draft or stopped experiment, and its results."""
+    if not await services.experiments.ask("remove", path["id"]):
+        text = f"There is no experiment {path['id'][:100]!r}."
+        raise NotFound(text, code="experiment_not_found")
+    await everywhere(services, services.experiments)
+    return {"id": path["id"], "removed": True}
+
+
 async def ask_provider(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
     """Read a simulated provider's `control`, `stats` or `log`, by its own key."""
     return await _manage(services, "GET", path, query, None)
@@ -64,9 +75,7 @@ async def tell_provider(services: Services, path: dict[str, str], query: Query, 
     return await _manage(services, "PUT", path, query, orjson.dumps(body))
 
 
-async def reset_provider(
-    services: Services, path: dict[str, str], query: Query, body: Body
-) -> Any:
+async def reset_provider(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
     """Put a simulated provider's `control` back to its start, or its `stats` to zero."""
     return await _manage(services, "DELETE", path, query, None)
 

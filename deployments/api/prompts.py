@@ -1,7 +1,7 @@
 """`POST /v1/prompts/{template_id}/execute`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -10,7 +10,6 @@ import orjson
 from actors.errors import RaygateError
 from deployments.api.auth import authenticate, must_be_user
 from deployments.api.http import (
-    EVENTS,
     JSON,
     ClientGone,
     Receive,
@@ -29,6 +28,7 @@ from deployments.api.writing import (
     pieces,
     refusal_headers,
     reply_headers,
+    send_head,
 )
 from deployments.pipeline import run
 from deployments.replay import data_of
@@ -106,8 +106,7 @@ def result(request: Request, reply: Reply, text: str) -> dict[str, Any]:
 
 async def _send_stream(services: Services, request: Request, reply: Reply, send: Send) -> None:
     """`event: delta` per piece, then one `event: result`, or `event: error`."""
-    head = [EVENTS, *reply_headers(request, reply)]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send_head(services, request, reply, send, reply_headers(request, reply))
     words: list[str] = []
     failed = False
     async with aclosing(_events(services, request, reply)) as events:
@@ -115,7 +114,9 @@ async def _send_stream(services: Services, request: Request, reply: Reply, send:
             failed = failed or name == "error"
             if name == "delta":
                 words.append(content["text"])
-            await send({"type": "http.response.body", "body": _sse(name, content), "more_body": True})
+            await send(
+                {"type": "http.response.body", "body": _sse(name, content), "more_body": True}
+            )
     last = b"" if failed else _sse("result", result(request, reply, "".join(words)))
     if reply.live is None:
         finish(services, request, reply, 200)
@@ -128,7 +129,7 @@ def _sse(name: str, content: dict[str, Any]) -> bytes:
 
 async def _events(
     services: Services, request: Request, reply: Reply
-) -> "AsyncIterator[tuple[str, dict[str, Any]]]":
+) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
     if reply.text is not None:
         yield "delta", {"text": reply.text}
     elif reply.live is None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from actors.errors import InvalidRequest, NotAllowed
 from actors.key_store import KeyRecord
 from deployments.api.auth import PRIORITIES
-from deployments.request import CacheWishes, PromptCall, Request
+from deployments.request import NO_WISHES, CacheWishes, PromptCall, Request
 from deployments.services import Services
 from deployments.telemetry.trace import Trace
 
@@ -40,6 +40,7 @@ _WORDS = {
     bool: "true or false",
 }
 _MAX_TAGS = 20
+_NO_TAGS: dict[str, str] = {}
 _MAX_USER = 256
 
 
@@ -75,7 +76,9 @@ def chat_request(
         if value is not None and (
             not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
         ):
-            words = " or ".join(_WORDS[kind] for kind in kinds if kind is not int or kinds == (int,))
+            words = " or ".join(
+                _WORDS[kind] for kind in kinds if kind is not int or kinds == (int,)
+            )
             raise InvalidRequest(f"{name} must be {words}.", param=name)
     stream = bool(body.get("stream"))
     options = body.get("stream_options") or {}
@@ -157,22 +160,35 @@ def _request(
         wait_s = min(_seconds(headers, b"x-raygate-max-wait", wait_s), key.max_wait_ns / 1e9)
     # A header per request is rare enough: the common request has none of these.
     rare = headers.keys() & {b"x-raygate-cache", b"x-raygate-tags", b"x-raygate-fallback"}
+    id = services.mint()
+    tags = _NO_TAGS
+    if b"x-raygate-tags" in rare:
+        tags = tags_of(headers[b"x-raygate-tags"].decode("utf-8", "replace"))
+    trace.facts |= {
+        "request_id": id,
+        "endpoint": fields["endpoint"],
+        "key": key.id,
+        "team": key.team,
+        "user": fields["user"],
+        "priority": rank,
+        "stream": fields["stream"],
+        "tags": tags,
+    }
     return Request(
-        id=services.mint(),
+        id=id,
         key=key,
         priority=rank,
         max_wait_ns=round(min(wait_s, timeout_s) * 1e9),
         deadline=asyncio.get_running_loop().time() + timeout_s,
         trace=trace,
-        cache=_cache_wishes(headers[b"x-raygate-cache"]) if b"x-raygate-cache" in rare else _NONE,
-        tags=_tags(headers[b"x-raygate-tags"]) if b"x-raygate-tags" in rare else {},
+        cache=_cache_wishes(headers[b"x-raygate-cache"])
+        if b"x-raygate-cache" in rare
+        else NO_WISHES,
+        tags=tags,
         fallback_allowed=b"x-raygate-fallback" not in rare
         or headers[b"x-raygate-fallback"].strip().lower() != b"off",
         **fields,
     )
-
-
-_NONE = CacheWishes()
 
 
 def _check_messages(messages: Any) -> None:
@@ -221,9 +237,10 @@ def _cache_wishes(given: bytes) -> CacheWishes:
     return CacheWishes(**wishes)
 
 
-def _tags(given: bytes) -> dict[str, str]:
+def tags_of(given: str) -> dict[str, str]:
+    """The pairs in `a=b,c=d`. Raises InvalidRequest."""
     tags: dict[str, str] = {}
-    for word in given.decode("utf-8", "replace").split(","):
+    for word in given.split(","):
         name, equals, value = word.strip().partition("=")
         if not equals or not name or len(name) > 64 or len(value) > 256 or len(tags) >= _MAX_TAGS:
             raise InvalidRequest(

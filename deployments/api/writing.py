@@ -6,11 +6,12 @@ from contextlib import aclosing
 
 import orjson
 
-from actors.errors import DeadlineExceeded, RaygateError
+from actors.errors import RaygateError
 from actors.limits import LimitState
 from deployments.api.http import EVENTS, JSON, Headers, Send, error_object, send_bytes
 from deployments.request import Reply, Request
 from deployments.services import Services
+from deployments.settlement import note_interaction
 from deployments.telemetry.metrics import label
 from deployments.telemetry.trace import Trace
 
@@ -21,11 +22,9 @@ def reply_headers(request: Request, reply: Reply) -> Headers:
     headers: Headers = [
         (b"x-request-id", request.id.encode()),
         (b"x-raygate-cache", reply.cache.encode()),
-        (b"x-raygate-attempts", b"%d" % reply.attempts),
         traceparent(request),
+        *_attempt_headers(reply),
     ]
-    if reply.target:
-        headers.append((b"x-raygate-target", reply.target.encode("latin-1", "replace")))
     if reply.reason is not None:
         headers.append((b"x-raygate-fallback", reply.reason.encode()))
     if reply.live is None:
@@ -33,6 +32,13 @@ def reply_headers(request: Request, reply: Reply) -> Headers:
         headers.append((b"x-raygate-cost-usd", b"%.9f" % (reply.cost_nanos / 1e9)))
         headers.append((b"x-raygate-overhead-ms", b"%.2f" % overhead_ms))
     return headers + limit_headers(reply.limits)
+
+
+def _attempt_headers(reply: Reply) -> Headers:
+    headers: Headers = [(b"x-raygate-attempts", b"%d" % reply.attempts)]
+    if reply.target:
+        headers.append((b"x-raygate-target", reply.target.encode("latin-1", "replace")))
+    return headers
 
 
 def traceparent(request: Request) -> tuple[bytes, bytes]:
@@ -63,11 +69,23 @@ async def send_chat(services: Services, request: Request, reply: Reply, send: Se
         finish(services, request, reply, 200)
         await send_bytes(send, 200, [kind, *headers], reply.body)
         return
-    await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, *headers]})
+    await send_head(services, request, reply, send, headers)
     async with aclosing(pieces(services, request, reply)) as coming:
         async for piece in coming:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def send_head(
+    services: Services, request: Request, reply: Reply, send: Send, headers: Headers
+) -> None:
+    """The beginning of an event stream; a client that leaves here is gone as one in mid-stream."""
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": [EVENTS, *headers]})
+    except BaseException:
+        if reply.live is not None:
+            services.spawn(_drain(services, request, reply, 499), "drain")
+        raise
 
 
 async def pieces(services: Services, request: Request, reply: Reply) -> AsyncGenerator[bytes, None]:
@@ -85,8 +103,6 @@ async def pieces(services: Services, request: Request, reply: Reply) -> AsyncGen
                 yield piece
     except RaygateError as error:
         outcome = error.status
-        if isinstance(error, DeadlineExceeded):
-            services.spawn(live.drain(services.args.drain_s), "drain")
         yield b"data: " + orjson.dumps(error_object(error)) + b"\n\n"
     except (asyncio.CancelledError, GeneratorExit):
         outcome = 499
@@ -117,14 +133,10 @@ def finish(
         reply.cost_nanos += reply.live.cost_nanos
     outcome = reply.reason or code or ("client_gone" if status == 499 else "success")
     _count(services, request, reply, outcome)
+    note_interaction(services, request, reply, failed=status not in (200, 499))
     trace.step("answer", trace.elapsed_ns())
     facts = trace.facts
     facts |= {
-        "request_id": request.id,
-        "endpoint": request.endpoint,
-        "key": request.key.id,
-        "team": request.key.team,
-        "user": request.user,
         "model": request.model,
         "target": reply.target,
         "attempts": reply.attempts,
@@ -133,9 +145,6 @@ def finish(
         "outcome": outcome,
         "cost_nanos": reply.cost_nanos,
         "tokens": list(reply.usage) if reply.usage else [],
-        "stream": request.stream,
-        "priority": request.priority,
-        "tags": request.tags,
     }
     services.finish(trace)
 
@@ -168,21 +177,27 @@ def count_refusal(
     facts |= {"endpoint": endpoint, "status": error.status, "outcome": error.code}
     facts["error"] = error.message
     if request is not None:
-        facts |= {
-            "request_id": request.id,
-            "key": request.key.id,
-            "team": request.key.team,
-            "user": request.user,
-            "model": request.model,
-            "tags": request.tags,
-        }
+        facts["model"] = request.model
+        reply = request.reply
+        if reply is not None:
+            note_interaction(services, request, reply, failed=True)
+            facts |= {"target": reply.target, "attempts": reply.attempts, "cache": reply.cache}
+            facts["cost_nanos"] = reply.cost_nanos
+    trace.step("answer", trace.elapsed_ns())
     services.finish(trace)
 
 
 def refusal_headers(trace: Trace, request: Request | None) -> Headers:
     """What an error carries beside its own headers."""
-    id = request.id if request is not None else trace.id
-    return [
-        (b"x-request-id", id.encode()),
-        (b"traceparent", f"00-{trace.id}-{trace.id[-16:]}-01".encode()),
-    ]
+    if request is None:
+        return [
+            (b"x-request-id", trace.id.encode()),
+            (b"traceparent", f"00-{trace.id}-{trace.id[-16:]}-01".encode()),
+        ]
+    headers: Headers = [(b"x-request-id", request.id.encode()), traceparent(request)]
+    reply = request.reply
+    if reply is not None:
+        headers += _attempt_headers(reply) + limit_headers(reply.limits)
+        if reply.cost_nanos:
+            headers.append((b"x-raygate-cost-usd", b"%.9f" % (reply.cost_nanos / 1e9)))
+    return headers

@@ -48,16 +48,23 @@ def takes(*named: tuple[str, int] | tuple[str, int, str]) -> tuple[Take, ...]:
 class Caller:
     """A gateway replica in virtual time, and the store of its host; `at` is in seconds."""
 
+    at = 0.0
+
     def __init__(self, *limits: dict[str, Any], max_tickets: int = 10_000) -> None:
         self.limiter = RateLimiter(max_tickets)
         self.ids = 0
         self.stored: dict[tuple[str, str], bytes] = {}
         self.policy(0, *limits)
 
+    def clock(self, at: float) -> int:
+        """Nanoseconds of `at`, which is remembered."""
+        self.at = max(self.at, at)
+        return ns(at)
+
     def policy(self, at: float, *limits: dict[str, Any]) -> None:
         """Put these limits in force."""
         revision = str(hash(str(limits)))
-        self.limiter.configure(ns(at), "c", revision, {"limits": list(limits)})
+        self.limiter.configure(self.clock(at), "c", revision, {"limits": list(limits)})
 
     def acquire(
         self,
@@ -73,19 +80,21 @@ class Caller:
             self.ids += 1
             id = str(self.ids)
         given = takes(*named)
-        return self.limiter.acquire(ns(at), "c", id, given, priority, ns(wait), ns(lifetime))
+        return self.limiter.acquire(
+            self.clock(at), "c", id, given, priority, ns(wait), ns(lifetime)
+        )
 
     def settle(self, at: float, id: str, tokens: int | None = None) -> None:
         """Settle."""
-        self.limiter.settle(ns(at), "c", id, tokens)
+        self.limiter.settle(self.clock(at), "c", id, tokens)
 
     def undo(self, at: float, id: str) -> None:
         """Undo."""
-        self.limiter.undo(ns(at), "c", id)
+        self.limiter.undo(self.clock(at), "c", id)
 
     def look(self, at: float, name: str, subject: str = "") -> LimitState:
         """How one limit stands."""
-        return self.limiter.look(ns(at), "c", takes((name, 0, subject)))[0]
+        return self.limiter.look(self.clock(at), "c", takes((name, 0, subject)))[0]
 
     def remaining(self, at: float, name: str, subject: str = "") -> int:
         """What is left of one limit."""
@@ -93,11 +102,11 @@ class Caller:
 
     def status(self, at: float) -> dict[str, Any]:
         """The status."""
-        return self.limiter.status(ns(at), "c")
+        return self.limiter.status(self.clock(at), "c")
 
     def advance(self, at: float) -> float | None:
         """Advance; the time of the next call, in seconds."""
-        due = self.limiter.advance(ns(at))
+        due = self.limiter.advance(self.clock(at))
         return None if due is None else due / S
 
     def late(self) -> dict[str, Any]:
@@ -109,7 +118,7 @@ class Caller:
     def until(self, at: float) -> dict[str, tuple[float, Any]]:
         """Advance whenever it is asked for, up to `at`: {id: (seconds, late reply)}."""
         came: dict[str, tuple[float, Any]] = {}
-        due = self.advance(self.limiter._now / S)
+        due = self.advance(self.at)
         while due is not None and due <= at:
             due, now = self.advance(due), due
             came |= {id: (now, reply) for id, reply in self.late().items()}

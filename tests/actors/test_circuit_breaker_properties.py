@@ -29,6 +29,7 @@ from actors.mechanism import Row
 
 SECOND = 1_000_000_000
 ME = "replica"
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 targets = st.sampled_from(["a", "a", "a", "b"])
 outcomes = st.sampled_from([SUCCESS, SUCCESS, FAILURE, FAILURE, IGNORED, THROTTLED])
@@ -263,12 +264,7 @@ class Breakers(RuleBasedStateMachine):
 
 
 TestBreakers = Breakers.TestCase
-TestBreakers.settings = settings(
-    max_examples=120,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestBreakers.settings = settings(PATIENT, max_examples=120, stateful_step_count=50)
 
 
 class ViewsTell(Breakers):
@@ -296,9 +292,4 @@ class ViewsTell(Breakers):
 
 
 TestViews = ViewsTell.TestCase
-TestViews.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestViews.settings = settings(PATIENT, max_examples=60, stateful_step_count=30)

@@ -14,7 +14,7 @@ from actors.mechanism import Row
 from actors.store import as_plain
 
 SECOND = 10**9
-START = 1_763_899_200 * SECOND  # 2025-11-23 12:00 UTC
+START = 1_764_541_800 * SECOND  # 2025-11-30 22:30 UTC: days and a month are about to end
 POLICIES: list[dict[str, Any]] = [
     {"budgets": [
         {"name": "daily", "scope": "cluster", "period": "day", "amount_nanos": 300},
@@ -34,9 +34,10 @@ POLICIES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 UP = {("held", "estimated"), ("held", "actual"), ("held", "void"), ("estimated", "actual")}
-amounts = st.integers(0, 80)
+amounts = st.sampled_from([0, 1, 10, 20, 29, 30, 31, 59, 60, 61, 80])
 names = st.sampled_from(["ann", "bob", "a|b"])
-numbers = st.integers(0, 60)
+numbers = st.integers(0, 15)
+asked = st.tuples(numbers, amounts, names, names, st.integers(1, 4000))
 
 
 class Lives(RuleBasedStateMachine):
@@ -85,7 +86,11 @@ class Lives(RuleBasedStateMachine):
             else:
                 self.rows[table, key] = value
 
-    @rule(number=numbers, amount=amounts, user=names, team=names, life=st.integers(1, 4000))
+    @rule(several=st.lists(asked, min_size=1, max_size=5))
+    def reserve_some(self, several: list[tuple[int, int, str, str, int]]) -> None:
+        for each in several:
+            self.reserve(*each)
+
     def reserve(self, number: int, amount: int, user: str, team: str, life: int) -> None:
         id = self.id(number)
         new = id not in self.contents
@@ -176,21 +181,28 @@ class Lives(RuleBasedStateMachine):
         assert set(self.expected) <= set(per_charge)
 
     @invariant()
-    def sums_agree_with_the_ledger(self) -> None:
-        """Today's spending, the ledger's rows of today and the cluster's account are one."""
-        status = self.lived.status(self.now, "c")
-        account = next(
-            each for each in self.lived.budgets(self.now, "c") if each["name"] == "daily"
-        )
+    def sums_agree(self) -> None:
+        """Each sum that is kept is the one that its parts give: charges, rows, accounts."""
         totals: Counter[str] = Counter()
         for entry in self.ledger():
             totals[entry.day] += entry.change_nanos
-        today = totals[days_label(self.now)]
-        assert status["posted_today_nanos"] == account["posted_nanos"] == today
-        assert status["pending_nanos"] == sum(
-            value[3] for (table, _), value in self.rows.items()
-            if table == "charges" and value[0] == "held"
-        )  # fmt: skip
+        calls = len({entry.charge_id for entry in self.ledger() if entry.day == self.today()})
+        spent = self.lived.spend(self.now, "c", "day", 1)
+        assert [each[1:3] for each in spent] == [(totals[self.today()], calls)][: len(spent)]
+        assert bool(calls) == bool(spent)
+        held: Counter[str] = Counter()
+        for (table, _), value in self.rows.items():
+            if table == "charges" and value[0] == "held":
+                held[""] += value[3]
+                held.update(dict.fromkeys(value[5], value[3]))
+        status = self.lived.status(self.now, "c")
+        assert status["posted_today_nanos"] == totals[self.today()]
+        assert status["pending_nanos"] == held[""]
+        for (table, key), value in self.rows.items():
+            if table == "accounts":
+                assert value[1] == held[key], "what is pending is held by somebody"
+                if key.startswith("daily|"):
+                    assert value[0] == totals[key.split("|")[1]]
 
     @precondition(lambda self: any(key[0] == "ledger" for key in self.rows))
     @rule(data=st.data())
@@ -212,6 +224,10 @@ class Lives(RuleBasedStateMachine):
         """A charge id that is in use, or has not been yet."""
         return f"charge-{number}-{self.lives[number]}"
 
+    def today(self) -> str:
+        """The day of UTC."""
+        return datetime.fromtimestamp(self.now // SECOND, UTC).date().isoformat()
+
     def ledger(self) -> list[Entry]:
         """All ledger rows so far."""
         keys = sorted(key for key in self.rows if key[0] == "ledger")
@@ -232,11 +248,6 @@ class Lives(RuleBasedStateMachine):
         left = Counter(table for table, _ in self.rows)
         assert left["spending"] == 0
         assert left["accounts"] <= 1, "only a total budget's account stays"
-
-
-def days_label(now: int) -> str:
-    """The day of UTC."""
-    return datetime.fromtimestamp(now // SECOND, UTC).date().isoformat()
 
 
 def plain_orders(changed: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:

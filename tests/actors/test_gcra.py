@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.gcra import Bucket, Slots
+from actors.gcra import Bucket
 from tests.actors.rate_limiter_history import History
 from tests.actors.rate_limiter_world import S
 
@@ -148,13 +148,3 @@ def test_groups_do_not_outgrow_the_outstanding_takes() -> None:
         if mark >= 10:
             bucket.close(mark, mark - 10, 0)
         assert len(bucket.starts) <= 11
-
-
-def test_slots_come_back_from_their_holders_only() -> None:
-    """No time frees a slot, and nobody can tell when one will be free."""
-    meter = Slots(2)
-    meter.take(0, 2, 1)
-    assert meter.wait(10**6 * S, 1) is None
-    meter.close(10**6 * S, 1, 1)
-    assert meter.wait(10**6 * S, 1) == 0
-    assert meter.standing(10**6 * S) == (1, 0)

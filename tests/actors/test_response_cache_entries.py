@@ -149,6 +149,15 @@ def test_dead_entries_leave_by_themselves() -> None:
     assert c.status(3)["size"] == 1
 
 
+def test_what_is_gone_wakes_nobody() -> None:
+    """An entry that was purged has no time left at which anything is due."""
+    c = Caller()
+    c.put(0, "k")
+    assert c.cache.advance(0) == 300 * S
+    c.cache.purge(0, "c", "all")
+    assert c.cache.advance(0) is None
+
+
 def test_a_new_policy_evicts_and_keeps_the_rest() -> None:
     """Applied in place: what fits stays, the same revision again changes nothing."""
     c = Caller()

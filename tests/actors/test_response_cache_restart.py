@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.cache_entries import Entry
+from actors.cache_flights import Lead
 from actors.errors import InvalidRequest
 from actors.response_cache import ResponseCache
 from tests.actors.response_cache_world import (
@@ -18,6 +19,36 @@ from tests.actors.response_cache_world import (
     purges,
     spans,
 )
+
+
+def test_waiters_keep_their_turn_over_restarts() -> None:
+    """Those from before a restart lead before those from after it, each in order of arrival."""
+    cache, store, led = ResponseCache(), Rows(), list[str]()
+    names = ["lead", "z", "a", "m", "b", "y"]
+    for number, name in enumerate(names):
+        cache.claim(0, "c", name, "k1", "t1", "m1", 9 * T, 9 * T)
+        store.commit(cache.take_changes())
+        if number >= 3:
+            cache = store.restart()
+    for name in names[:-1]:
+        cache.leave(0, "c", "k1", name)
+        changes = cache.take_changes()
+        store.commit(changes)
+        led += [result.id for result in changes.results]
+        cache = store.restart()
+    assert led == names[1:]
+
+
+def test_what_is_over_at_once_is_over_in_order_after_a_restart() -> None:
+    """A leader and its waiter that end at the same instant: the leader first, so nobody is lost."""
+    cache, store = ResponseCache(), Rows()
+    cache.claim(0, "c", "z", "k1", "t1", "m1", 4 * T, 4 * T)
+    cache.claim(0, "c", "a", "k1", "t1", "m1", 4 * T, 4 * T)
+    store.commit(cache.take_changes())
+    for at_hand in (cache, store.restart()):
+        at_hand.advance(4 * T)
+        assert at_hand.take_changes().results == [("c", "a", Lead("a", 0))]
+
 
 ids = st.sampled_from([f"r{number}" for number in range(8)])
 commands = st.one_of(

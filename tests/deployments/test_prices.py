@@ -1,5 +1,6 @@
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,8 +141,7 @@ def test_cost_is_rounded_up() -> None:
 def test_price_table_answers_as_genai_prices_does() -> None:
     """For all of its models with text prices, tiers too, each kind costs what it says there."""
     table, compared = PriceTable(), 0
-    counts = ({"input": 150_000, "cached": 50_000, "output": 9_000, "reasoning": 1_000},)
-    counts += ({"input": 350_000, "cached": 0, "output": 10, "reasoning": 0},)
+    counts = (Usage(150_000, 50_000, 9_000, 1_000), Usage(350_000, 0, 10, 0))
     now = datetime.now(UTC)
     for provider in get_snapshot().providers:
         for model in provider.models:
@@ -159,13 +159,13 @@ def test_price_table_answers_as_genai_prices_does() -> None:
             )
             for each in counts:
                 usage = TableUsage(
-                    input_tokens=each["input"],
-                    cache_read_tokens=each["cached"],
-                    output_tokens=each["output"],
-                    output_reasoning_tokens=each["reasoning"],
+                    input_tokens=each.input,
+                    cache_read_tokens=each.cached,
+                    output_tokens=each.output,
+                    output_reasoning_tokens=each.reasoning,
                 )
                 exact = text.calc_price(usage)["total_price"] * DOLLAR
-                ours = prices.cost(Usage(**each)) - prices.per_call
+                ours = prices.cost(each) - prices.per_call
                 assert 0 <= ours - exact < 2, (provider.id, model.id, each)
                 compared += 1
     assert compared > 1_000
@@ -181,8 +181,7 @@ def table_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes `genai-prices` know one model `m` at that price."""
 
     def put(prices: Any) -> None:
-        snapshot = type(get_snapshot())(providers=[], from_auto_update=False)
-        snapshot.find_provider_model = lambda *_: (None, listed(prices))
+        snapshot = SimpleNamespace(find_provider_model=lambda *_: (None, listed(prices)))
         monkeypatch.setattr("genai_prices.data_snapshot.get_snapshot", lambda: snapshot)
 
     return put

@@ -1,0 +1,68 @@
+"""What a host remembers of each caller: its last batch, to answer a resend of it."""
+
+import pickle
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from actors.mechanism import Row
+
+TABLE = "_callers"
+
+_MAX_CALLERS = 20_000
+# Longer than any deadline, and than any sleep of a machine that comes back to it.
+_MEMORY_NS = 48 * 3600 * 1_000_000_000
+
+
+class Batch(NamedTuple):
+    """A caller's last batch. at_ns: when it ran, on the host's clock."""
+
+    number: int
+    at_ns: int
+    replies: list[Any]
+
+
+class Callers:
+    """Every caller's last batch, in order of their running; bounded by age and number."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Batch] = {}
+
+    def load(self, rows: Iterable[Row]) -> None:
+        """Go on from what the store remembers."""
+        batches = [
+            (row.key, Batch(row.value[0], row.value[1], pickle.loads(row.value[2])))
+            for row in rows
+            if row.table == TABLE
+        ]
+        self._last = dict(sorted(batches, key=lambda item: item[1].at_ns))
+
+    def last(self, caller: str) -> Batch | None:
+        """The caller's last batch, or None where it is not known."""
+        return self._last.get(caller)
+
+    def remember(self, caller: str, batch: Batch) -> None:
+        """Put this in place of the batch before."""
+        self._last.pop(caller, None)
+        self._last[caller] = batch
+
+    def forget(self, now: int, but: str) -> list[Row]:
+        """Forget those that no deadline can bring back; returns the rows that say so.
+
+        but: a caller whose batch is under way.
+        """
+        gone: list[str] = []
+        for key, last in self._last.items():
+            if key == but:
+                continue
+            spare = len(self._last) - len(gone) - _MAX_CALLERS
+            if spare <= 0 and now - last.at_ns < _MEMORY_NS:
+                break
+            gone.append(key)
+        for key in gone:
+            del self._last[key]
+        return [Row(TABLE, key, None) for key in gone]
+
+
+def row(caller: str, number: int, at_ns: int, kept: list[Any]) -> Row:
+    """The row of a batch. kept: of each reply, what may be stored."""
+    return Row(TABLE, caller, (number, at_ns, pickle.dumps(kept, 5)))

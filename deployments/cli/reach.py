@@ -1,0 +1,41 @@
+"""Which gateway a command speaks to: the one that is named, or the one that is up here."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments.cli import configuration, ready
+from deployments.cli.state import Running, StateFile
+from deployments.cli.terminal import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """name: of the gateway. url: of its HTTP. running: what `up` wrote down here, if it did."""
+
+    name: str
+    url: str
+    running: Running | None
+
+    @property
+    def ray(self) -> tuple[str, str | None] | None:
+        """Address and session of its Ray, where one is known."""
+        if address := os.environ.get("RAY_ADDRESS"):
+            return address, None
+        if self.running is not None and self.running.address:
+            return self.running.address, self.running.session
+        return None
+
+
+def reach(config: Path | None, url: str | None) -> Reach:
+    """The gateway of a configuration; `url` overrides where it is."""
+    try:
+        raw = configuration.read(configuration.find(config))
+    except Problem:
+        if config is not None:
+            raise
+        raw = {}
+    name, storage_path = configuration.identity(raw)
+    running = StateFile(configuration.folder_of(storage_path, name)).read()
+    known = running.url if running else ready.url_of(raw.get("http_options") or {})
+    return Reach(name, url or known, running)
