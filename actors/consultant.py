@@ -12,12 +12,14 @@ import pickle
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from actors.errors import Overloaded
-from actors.host import VIEW_NS, OutOfStep
+from actors.batches import Item, packed
+from actors.errors import Overloaded, SingletonUnavailable
+from actors.host import VIEW_NS
 from actors.mechanism import Gone, Pending
+from actors.replies import OutOfStep
 from actors.transport import Transport, TransportError
 from actors.watchers import News
 
@@ -31,16 +33,6 @@ _MAX_ASK_LINGER_S = 0.006
 _RETRY_S = (0.02, 0.05, 0.1, 0.2)
 
 log = logging.getLogger(__name__)
-
-
-
-class Item(NamedTuple):
-    """One queued command. future: None for what was told. on_pending: see `submit`."""
-
-    command: str
-    args: tuple[Any, ...]
-    future: "asyncio.Future[Any] | None" = None
-    on_pending: Callable[[], None] | None = None
 
 
 class Consultant:
@@ -72,6 +64,7 @@ class Consultant:
         self._viewed_ns = -VIEW_NS
         self._arrived_ns: dict[str, int] = {}
         self._linger: asyncio.TimerHandle | None = None
+        self._leaves = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -92,6 +85,12 @@ class Consultant:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        for item in (*self._in_flight, *self._queue, *self._waiting.values()):
+            if item.future is not None and not item.future.done():
+                item.future.set_exception(
+                    SingletonUnavailable(f"{self.name} is not asked any more")
+                )
+        self._queue.clear()
 
     def view_age_ns(self) -> int:
         """How old `view` may be, counted from the sending of the last watch that returned."""
@@ -145,10 +144,10 @@ class Consultant:
         loop = asyncio.get_running_loop()
         due = loop.time() + delay_s
         if self._linger is not None:
-            if self._linger.when() <= due:
+            if self._leaves <= due:
                 return
             self._linger.cancel()
-        self._linger = loop.call_at(due, self._urgent.set)
+        self._linger, self._leaves = loop.call_at(due, self._urgent.set), due
 
     # The sending task.
 
@@ -169,20 +168,26 @@ class Consultant:
             item = self._queue.popleft()
             if item.future is None or not item.future.cancelled():
                 batch.append(item)
+        if self._queue:
+            # What is left has lost its timer, and waits for the batch before it only.
+            self._urgent.set()
         return tuple(batch)
 
     async def _deliver(self, batch: tuple[Item, ...]) -> None:
         """Send one batch until it is answered, and hand out the replies."""
         if not batch:
             return
-        self._in_flight = batch
         self._number += 1
-        commands = [(command, args) for command, args, _, _ in batch]
+        # From here on it is this batch and no other, whoever changes what was given to us.
+        payload, batch, rest = packed(self._caller, self._number, batch)
+        if rest:
+            self._queue.extendleft(reversed(rest))
+            self._urgent.set()
+        self._in_flight = batch
         attempt = 0
         while True:
-            payload = pickle.dumps((self._caller, self._number, commands), 5)
             try:
-                epoch, restarts, replies = pickle.loads(await self._transport.consult(payload))
+                _, _, replies = pickle.loads(await self._transport.consult(payload))
             except TransportError as error:
                 if attempt == 0:
                     log.warning("%s does not answer, asking again: %s", self.name, error)
@@ -194,12 +199,21 @@ class Consultant:
             if not isinstance(replies, OutOfStep):
                 break
             # Its memory of us is gone (a store that was purged): every id is idempotent.
-            self._caller, self._number = secrets.token_hex(16), 1
             log.warning("%s does not know us; starting anew", self.name)
+            self._caller, self._number = secrets.token_hex(16), 1
+            payload = packed(self._caller, 1, batch).payload
+            self._ask_again(tuple(self._waiting.values()))
         self._in_flight = ()
         for item, reply in zip(batch, replies, strict=True):
             self._hand_out(item, reply)
         self._early.clear()
+
+    def _ask_again(self, items: Iterable[Item]) -> None:
+        """The results that these wait for will not come: the host has forgotten the question."""
+        for item in items:
+            self._waiting.pop(item.args[0], None)
+            self._queue.append(item)
+            self._urgent.set()
 
     def _hand_out(self, item: Item, reply: Any) -> None:
         """Give one item its reply, or let it wait for its late result."""
@@ -220,7 +234,7 @@ class Consultant:
             self._hand_out(item, self._early.pop(args[0]))
         else:
             if on_pending is not None:
-                on_pending()
+                _call(on_pending)
             self._waiting[args[0]] = item
             future.add_done_callback(lambda _: self._waiting.pop(args[0], None))
 
@@ -241,6 +255,10 @@ class Consultant:
                 continue
             attempt = 0
             self.reachable = True
+            if news.incarnation != incarnation:
+                # Barriers are not stored: they fell with the host.
+                waiting = tuple(self._waiting.values())
+                self._ask_again(item for item in waiting if item.command == "everywhere")
             self.incarnation = incarnation = news.incarnation
             cursor = news.cursor
             self._take_views(news)
@@ -260,12 +278,20 @@ class Consultant:
                 self.view[key] = value
                 self._arrived_ns[key] = now
         if self.on_view is not None and (news.views or news.snapshot):
-            self.on_view()
+            _call(self.on_view)
 
     def _take_result(self, id: str, reply: Any) -> None:
         waiting = self._waiting.pop(id, None)
         if waiting is not None:
             self._hand_out(waiting, reply)
-        elif any(item.args and item.args[0] == id for item in self._in_flight):
-            # The news has overtaken the reply that says PENDING.
+        elif self._in_flight:
+            # Perhaps it has overtaken the reply that says PENDING.
             self._early[id] = reply
+
+
+def _call(listener: Callable[[], None]) -> None:
+    """Call back; what goes wrong there must not end the sending or the watching."""
+    try:
+        listener()
+    except Exception:
+        log.exception("%s failed", listener)

@@ -11,7 +11,7 @@ import os
 import pickle
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from actors import callers
 from actors.clock import restored
@@ -26,7 +26,11 @@ VIEW_NS = 2_000_000_000
 
 # Three returns within a view's life: it stays good while one of them is late.
 _PATIENCE_S = VIEW_NS / 3e9
-_HOST_TABLES = {"_meta": "live", callers.TABLE: "live", "_results": "live"}
+_HOST_TABLES: dict[str, Literal["live"]] = {
+    "_meta": "live",
+    callers.TABLE: "live",
+    "_results": "live",
+}
 # Not worth a place in the store: whoever misses the reply asks again.
 _TRANSIENT = frozenset({"rows", "everywhere"})
 # An event loop's own clock ticks in milliseconds, and a mechanism that is always due must
@@ -88,7 +92,7 @@ class Host:
 
     # The two verbs.
 
-    async def consult(self, payload: bytes) -> bytes:
+    def consult(self, payload: bytes) -> bytes:
         """Run a batch: `(caller, number, ((command, args), ...))` → `Reply`, both pickled.
 
         Runs without an await, so that the batch is atomic among all batches.
@@ -257,10 +261,11 @@ class Host:
         results = [result for changes in every for result in changes.results]
         for changes in every:
             rows += changes.rows
+        # An id may come again: first what is over with, then what is new.
+        rows += [Row("_results", key, None) for key in self._watchers.take_acknowledged()]
         for asker, id, reply in results:
             kept = pickle.dumps(self._mechanism.keep(reply), 5)
             rows.append(Row("_results", f"{asker}|{id}", kept))
-        rows += [Row("_results", key, None) for key in self._watchers.take_acknowledged()]
         rows += self._callers.forget(now, caller)
         if rows:
             self._commit(rows, now)

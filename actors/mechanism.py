@@ -68,8 +68,10 @@ class Mechanism(Protocol):
     COMMANDS: ClassVar[frozenset[str]]
 
     def load(self, rows: Iterable[Row]) -> None:
-        """Rebuild a new object from its live rows (values as msgpack gives them back:
-        tuples have become lists)."""
+        """Rebuild a new object from its live rows.
+
+        Their values are as msgpack gives them back: tuples have become lists.
+        """
 
     def advance(self, now: int) -> int | None:
         """Do what time brings; return when to be called next (same clock), or None."""

@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.door import Address, Door
 from actors.host import Host
 
 SINGLETONS = {
@@ -64,19 +65,15 @@ class Home:
 
 
 class HostActor:
-    """A host as Ray sees it. Ray wraps every method of an actor's class for tracing: this
-    one has few, so that the host's own inner calls stay plain."""
+    """A host as Ray sees it: what Ray is asked for is where it listens, and how it is."""
 
     def __init__(self, factory: str, path: str, claim: str) -> None:
         self._host = Host(factory, path, claim)
+        self._door = Door(self._host)
 
-    async def consult(self, payload: bytes) -> bytes:
-        """See `Host.consult`."""
-        return await self._host.consult(payload)
-
-    async def watch(self, payload: bytes) -> bytes:
-        """See `Host.watch`."""
-        return await self._host.watch(payload)
+    async def address(self) -> Address:
+        """Where its door is, and the word that opens it."""
+        return await self._door.open(ray.util.get_node_ip_address())
 
     async def info(self) -> dict[str, Any]:
         """See `Host.info`."""
@@ -133,7 +130,7 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
         get_if_exists=True,
         max_restarts=-1,
         max_task_retries=0,
-        max_concurrency=10_000,
+        max_concurrency=1_000,
         num_cpus=0,
         enable_task_events=False,
         scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),

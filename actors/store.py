@@ -78,7 +78,8 @@ class Store:
         self._head = os.open(path.with_suffix(".head"), os.O_RDWR | os.O_CREAT, 0o600)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._closed = False
-        self._put, self._drop = {}, {}
+        self._put: dict[str, str] = {}
+        self._drop: dict[str, str] = {}
         try:
             os.chmod(path, 0o600)
             self._set_up(durable)
@@ -124,25 +125,32 @@ class Store:
         return [Row(table, key, _unpack(value)) for key, value in found]
 
     def commit(self, rows: Iterable[Row], head: tuple[int, str] | None = None) -> None:
-        """Write the rows in one transaction; then the chain's head beside the database."""
-        puts: dict[str, list[tuple[str, bytes]]] = {}
-        drops: dict[str, list[tuple[str]]] = {}
+        """Write the rows in one transaction; then the chain's head beside the database.
+
+        Of several rows with one key the last counts.
+        """
+        latest: dict[str, dict[str, Any]] = {}
         for table, key, value in rows:
-            if value is None:
-                drops.setdefault(table, []).append((key,))
-            else:
-                puts.setdefault(table, []).append((key, _pack(value)))
+            latest.setdefault(table, {})[key] = value
+        puts = {
+            self._put[table]: [
+                (key, _pack(value)) for key, value in values.items() if value is not None
+            ]
+            for table, values in latest.items()
+        }
+        drops = {
+            self._drop[table]: [(key,) for key, value in values.items() if value is None]
+            for table, values in latest.items()
+        }
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            # A key stands at most once among the rows of a batch: their order is free.
-            for table, values in puts.items():
-                self._db.executemany(self._put[table], values)
-            for table, keys in drops.items():
-                self._db.executemany(self._drop[table], keys)
+            for statement, changes in (*puts.items(), *drops.items()):
+                if changes:
+                    self._db.executemany(statement, changes)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
-                execute("ROLLBACK")
+                self._db.execute("ROLLBACK")
             raise
         if head is not None:
             # Two slots in turn: a torn write leaves the previous head readable.

@@ -31,7 +31,7 @@ class InProcess:
     async def consult(self, payload: bytes) -> bytes:
         """See `Transport`."""
         try:
-            return await self.host.consult(payload)
+            return self.host.consult(payload)
         except Exception as error:
             raise TransportError(f"{type(error).__name__}: {error}") from error
 

@@ -104,8 +104,10 @@ class Watchers:
         self._woken = set()
 
     def barrier(self, caller: str, id: str, view_ns: int) -> None:
-        """Answer `id` with True once every live watcher has asked from a cursor not before
-        now, or `view_ns` have passed, after which nobody trusts an older view."""
+        """Answer `id` with True once every live watcher has asked from a cursor not before now.
+
+        view_ns: how long anybody trusts a view; after that it is answered in any case.
+        """
         until_ns = time.monotonic_ns() + view_ns
         self._barriers.append((caller, id, self._sequence, until_ns))
         asyncio.get_running_loop().call_later(view_ns / 1e9, self.lift_barriers)
@@ -118,13 +120,12 @@ class Watchers:
             seen = min((w.cursor for w in live), default=self._sequence)
             if now < self._settled_ns:
                 seen = 0
-            standing = []
-            lifted = []
-            for barrier in self._barriers:
-                (lifted if barrier[2] <= seen or barrier[3] <= now else standing).append(barrier)
-            self._barriers = standing
-            for caller, id, _, _ in lifted:
-                self.answer(caller, id, True)
+            barriers, self._barriers = self._barriers, []
+            for caller, id, sequence, until_ns in barriers:
+                if sequence <= seen or until_ns <= now:
+                    self.answer(caller, id, True)
+                else:
+                    self._barriers.append((caller, id, sequence, until_ns))
         self.wake()
 
     def take_acknowledged(self) -> list[str]:

@@ -161,8 +161,9 @@ async def step_call(
     except asyncio.CancelledError:
         # By its client, or because its time is over: nobody waits for it here any more.
         request.gone = True
+        loop = asyncio.get_running_loop()
+        request.late = loop.time() >= request.deadline
         if request.calling:
-            loop = asyncio.get_running_loop()
             loop.call_later(services.args.drain_s, work.cancel)
         elif reply.live is not None:
             # It began to stream in the very moment in which its client left.
@@ -276,6 +277,9 @@ def _too_late(services: Services, request: Request) -> RaygateError:
 
 def _note_gone(services: Services, request: Request, reply: Reply, cache: CacheStep) -> None:
     """Close the trace of a request whose client has left in the middle of a call."""
+    if request.late:
+        # Its time was over, its client is still there, and is told.
+        return
     facts = request.trace.facts
     facts |= {"outcome": "client_gone", "cost_nanos": reply.cost_nanos, "cache": cache.word}
     facts |= {"model": request.model, "target": reply.target, "attempts": reply.attempts}

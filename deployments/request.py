@@ -54,7 +54,8 @@ class Request:
     deadline: on the event loop's clock, seconds.
     priority: 0 high, 1 normal, 2 low.
     route, who, input_tokens, max_output_tokens: known after step 2.
-    gone: nobody waits for the answer any more. calling: a provider is working on it.
+    gone: nobody waits for the answer any more; late: because its time is over.
+    calling: a provider is working on it.
     reply: what there is of an answer, once the pipeline has it.
     """
 
@@ -80,6 +81,7 @@ class Request:
     input_tokens: int = 0
     max_output_tokens: int = 0
     gone: bool = False
+    late: bool = False
     calling: bool = False
     reply: "Reply | None" = None
 

@@ -46,7 +46,6 @@ def text_of(completion: Any) -> str:
 
 async def calls(stack: Stack) -> list[CallRecord]:
     """The provider's calls so far, ended or not, in order."""
-    path = "/admin/v1/providers/simulated/log?after=0&limit=10000"
     lines: list[Any] = []
     after = 0
     while True:
@@ -79,8 +78,8 @@ async def ledger_of(stack: Stack, call: CallRecord) -> list[Any]:
     return [row for row in await stack.ledger() if row["charge_id"] == call.charge_id]
 
 
-async def leave_stream(stack: Stack, body: Any, key: str | None = None) -> None:
-    """Begin a stream, read its first bytes and hang up."""
+async def leave_stream(stack: Stack, body: Any, key: str | None = None) -> str:
+    """Begin a stream, read its first bytes and hang up; the request's id."""
     async with aiohttp.ClientSession() as session:
         reply = await session.post(
             stack.url + "/v1/chat/completions", json=body, headers=stack.headers(key)
@@ -88,6 +87,7 @@ async def leave_stream(stack: Stack, body: Any, key: str | None = None) -> None:
         assert reply.status == 200
         await reply.content.readany()
         reply.close()
+        return reply.headers["x-request-id"]
 
 
 async def eventually(check: Any, patience_s: float = 5.0) -> Any:

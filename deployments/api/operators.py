@@ -6,6 +6,7 @@ import aiohttp
 import orjson
 
 from actors.errors import InvalidRequest, NotFound, ProviderError
+from actors.experiment_manager import Experiment
 from deployments.api.admin import Body, Query, everywhere
 from deployments.providers.base import ProviderFailure
 from deployments.providers.simulated_client import SimulatedClient
@@ -18,7 +19,14 @@ async def list_experiments(
     services: Services, path: dict[str, str], query: Query, body: Body
 ) -> Any:
     """Experiments with their variants and states."""
-    return {"data": [one._asdict() for one in await services.experiments.ask("list")]}
+    return {"data": [_shown(one) for one in await services.experiments.ask("list")]}
+
+
+def _shown(experiment: Experiment) -> dict[str, Any]:
+    return {
+        **experiment._asdict(),
+        "variants": [variant._asdict() for variant in experiment.variants],
+    }
 
 
 async def create_experiment(
@@ -26,7 +34,7 @@ async def create_experiment(
 ) -> Any:
     """Make an experiment; it runs when it is started."""
     made = await services.experiments.ask("create", path["id"], body)
-    return made._asdict()
+    return _shown(made)
 
 
 async def start_experiment(
@@ -35,7 +43,7 @@ async def start_experiment(
     """Start it; when this returns, every replica assigns its variants."""
     made = await services.experiments.ask("start", path["id"])
     await everywhere(services, services.experiments)
-    return made._asdict()
+    return _shown(made)
 
 
 async def stop_experiment(
@@ -44,7 +52,7 @@ async def stop_experiment(
     """Stop it; when this returns, no replica assigns its variants."""
     made = await services.experiments.ask("stop", path["id"])
     await everywhere(services, services.experiments)
-    return made._asdict()
+    return _shown(made)
 
 
 async def experiment_results(

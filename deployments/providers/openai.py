@@ -1,6 +1,7 @@
 """A provider that speaks OpenAI's HTTP: OpenAI itself, vLLM, the simulated provider, others."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from time import monotonic_ns
 
@@ -160,7 +161,9 @@ class OpenAIProvider:
             text = f"no connection to provider {self.name} within {self._connect_timeout_s:g} s"
             return ProviderFailure("connect", text)
         if isinstance(error, aiohttp.ClientConnectorError):
-            reason = error.strerror or type(error).__name__
+            # The system's own word: the library's names the address, which is no client's business.
+            known = error.errno is not None and error.errno > 0
+            reason = os.strerror(error.errno) if known else type(error).__name__
             return ProviderFailure("connect", f"no connection to provider {self.name}: {reason}")
         if isinstance(error, TimeoutError):
             text = f"provider {self.name} said nothing more within {call.timeout_s:g} s"

@@ -79,6 +79,7 @@ class Breakers(RuleBasedStateMachine):
         self.breaker = CircuitBreaker(self.rng)
         self.lived = CircuitBreaker(random.Random(0))
         self.rows: dict[tuple[str, str], Any] = {}
+        self.shown: set[str] = set()
         self.out: dict[str, Probe] = {}
         self.ids = 0
         self.revision = 0
@@ -100,7 +101,7 @@ class Breakers(RuleBasedStateMachine):
         policy = {"default": {**spec, "success_threshold": self.MOST}}
         self.do("configure", str(self.revision), policy)
 
-    def keep(self) -> set[str]:
+    def keep(self) -> None:
         rows, _, views = self.breaker.take_changes()
         for row in rows:
             packed = msgpack.packb(row.value)
@@ -108,7 +109,7 @@ class Breakers(RuleBasedStateMachine):
                 self.rows.pop((row.table, row.key), None)
             else:
                 self.rows[row.table, row.key] = packed
-        return views
+        self.shown |= views
 
     def loaded(self) -> CircuitBreaker:
         made = CircuitBreaker(self.rng)
@@ -280,8 +281,9 @@ class ViewsTell(Breakers):
     @invariant()
     def a_watcher_knows_the_views(self) -> None:
         """A view that was not announced is the one known before, but for the time gone by."""
-        for key in self.keep():
-            self.watched[key] = (self.view(key), self.now)
+        self.keep()
+        self.watched |= {key: (self.view(key), self.now) for key in self.shown}
+        self.shown.clear()
         for key in self.breaker.view_keys():
             known, at = self.watched.get(key, (UNKNOWN, self.now))
             view = self.view(key)

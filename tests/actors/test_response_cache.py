@@ -61,6 +61,15 @@ def test_a_waiters_cancel_never_cancels_the_leader() -> None:
     assert list(c.late()) == ["r3"]
 
 
+def test_a_waiter_cannot_fill() -> None:
+    """Only who leads brings the answer."""
+    c = Caller()
+    c.claim(0)
+    c.claim(0)
+    assert not c.fill(0, Lead("r2", 0))
+    assert c.status() | {"leaders": 1, "waiters": 1, "size": 0} == c.status()
+
+
 def test_leaving_is_idempotent_and_a_no_op_for_the_unknown() -> None:
     """A caller says it after a cancel without knowing whether it ever claimed."""
     c = Caller()

@@ -56,7 +56,9 @@ async def nothing_happened(stack: Stack, seen: Seen, rows: int) -> None:
         b'{"max_tokens": NaN}',
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/prompts/business_analysis_v1/execute"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/prompts/business_analysis_v1/execute"]
+)
 async def test_a_body_that_is_no_json_object(stack: Stack, path: str, body: bytes) -> None:
     """400 that says so."""
     status, text = await raw(stack, path, body)

@@ -100,7 +100,6 @@ async def test_every_reason_is_answered_as_promised(
         assert answer[1]["error"]["code"] == code
         if status == 503:
             assert int(answer[2]["retry-after"]) >= 1
-    _, streamed, headers = prompt
     trace = await stack.trace(prompt[1]["trace_id"])
     assert trace["outcome"] == reason
     assert trace["fallback_of"]
@@ -189,12 +188,18 @@ async def test_a_fallback_is_never_cached(stack: Stack) -> None:
 
 async def test_a_silent_limiter_and_cache_end_in_time(stack: Stack) -> None:
     """Whichever singleton hangs, the request ends with its own time, and recovers after."""
-    for name in ("rate_limiter", "response_cache"):
-        await stack.policy(limits=[{"name": "some", "rate": 1000, "burst": 1000}])
-        stack.lines[name].silence()
-        try:
-            status, body, _ = await stack.execute(name, x_raygate_timeout="2.3")
-        finally:
-            stack.lines[name].restore()
-        assert (status, body["reason"]) == (200, "unexpected_error")
-        assert (await stack.execute(f"{name} again"))[1]["status"] == "success"
+    await stack.policy(limits=[{"name": "some", "rate": 1000, "burst": 1000}])
+    lines = [stack.lines[name] for name in ("rate_limiter", "response_cache")]
+    for line in lines:
+        line.silence()
+    try:
+        status, body, _ = await stack.execute("silence", x_raygate_timeout="2.3")
+        _, health, _ = await stack.call("GET", "/health", key=stack.admin)
+    finally:
+        for line in lines:
+            line.restore()
+    assert (status, body["reason"]) == (200, "unexpected_error")
+    assert health["status"] == "degraded"
+    silent = {name for name, one in health["singletons"].items() if not one["reachable"]}
+    assert silent == {"rate_limiter", "response_cache"}
+    assert (await stack.execute("and again"))[1]["status"] == "success"

@@ -152,9 +152,7 @@ async def test_a_template_that_cannot_work_is_refused(
     stack: Stack, changes: Any, param: str | None
 ) -> None:
     """400 that names the field, when it is made and not when it is used."""
-    status, body, _ = await stack.call(
-        "POST", "/admin/v1/prompts/bad", SPEC | changes, stack.admin
-    )
+    status, body, _ = await stack.call("POST", "/admin/v1/prompts/bad", SPEC | changes, stack.admin)
     assert (status, body["error"]["code"]) == (400, "invalid_request")
     if param is not None:
         assert body["error"]["param"] == param

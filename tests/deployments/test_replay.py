@@ -99,6 +99,24 @@ def test_tool_calls_come_by_index_with_their_input_in_pieces() -> None:
     assert [len(part["custom"]["input"]) for part in parts[3:]] == [0, PIECE, 1]
 
 
+def test_an_index_in_a_plain_answers_tool_calls_is_not_believed() -> None:
+    """Some providers number the calls of a plain answer, all 0 or from 1; streams count from 0."""
+    calls = [{**call, "index": 0} for call in CALLS]
+    answer = {**COMPLETION["choices"][0], "message": {"content": None, "tool_calls": calls}}
+    stream = stream_of(orjson.dumps({**COMPLETION, "choices": [answer]}), include_usage=False)
+    assert orjson.loads(completion_of(stream))["choices"][0]["message"]["tool_calls"] == CALLS
+
+
+def test_tool_calls_are_put_in_order_of_their_index() -> None:
+    """Even where the second begins first."""
+    stream = written(
+        piece({"tool_calls": [{**CALLS[1], "index": 1}]}),
+        piece({"tool_calls": [{**CALLS[0], "index": 0}]}, finish_reason="tool_calls"),
+    )
+    message = orjson.loads(completion_of(stream))["choices"][0]["message"]
+    assert message["tool_calls"] == CALLS[:2]
+
+
 def test_a_stream_becomes_a_plain_answer() -> None:
     """Choices that came interleaved, with tool calls in pieces, add up."""
     opening = {"index": 0, "id": "c", "type": "function", "function": {"name": "f"}}

@@ -23,12 +23,16 @@ WHOLE = stream_of(
     b'{"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}', False
 )
 
-texts = st.text(max_size=40) | st.text(min_size=1, max_size=3).map(lambda text: text * PIECE)
-scalars = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=5)
+# What JSON escapes, what ends a line of an event stream, what takes UTF-8 several bytes.
+LETTERS = 'ab1 \\"/[]{}:,\x00\n\r\x7f\u00e9\u2028\u20ac\U0001f600'
+texts = st.text(LETTERS, max_size=40) | st.text(LETTERS, min_size=1, max_size=3).map(
+    lambda text: text * PIECE
+)
+scalars = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(LETTERS, max_size=5)
 unknown = (
     scalars
     | st.lists(scalars, max_size=2)
-    | st.dictionaries(st.text(max_size=3), scalars, max_size=2)
+    | st.dictionaries(st.text(LETTERS, max_size=3), scalars, max_size=2)
 )
 function_calls = st.builds(
     lambda id, name, arguments: {
@@ -36,14 +40,14 @@ function_calls = st.builds(
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     },
-    st.text(min_size=1, max_size=5),
-    st.text(min_size=1, max_size=5),
+    st.text(LETTERS, min_size=1, max_size=5),
+    st.text(LETTERS, min_size=1, max_size=5),
     texts,
 )
 custom_calls = st.builds(
     lambda id, name, given: {"id": id, "type": "custom", "custom": {"name": name, "input": given}},
-    st.text(min_size=1, max_size=5),
-    st.text(min_size=1, max_size=5),
+    st.text(LETTERS, min_size=1, max_size=5),
+    st.text(LETTERS, min_size=1, max_size=5),
     texts,
 )
 messages = st.fixed_dictionaries(
@@ -60,7 +64,9 @@ logprobs = st.none() | st.fixed_dictionaries(
     {
         "content": st.none()
         | st.lists(
-            st.fixed_dictionaries({"token": st.text(max_size=3), "logprob": st.floats(-9, 0)}),
+            st.fixed_dictionaries(
+                {"token": st.text(LETTERS, max_size=3), "logprob": st.floats(-9, 0)}
+            ),
             max_size=3,
         ),
         "refusal": st.none(),

@@ -1,0 +1,64 @@
+"""What a consultant sends at once: as many commands as one payload should hold."""
+
+import asyncio
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+_MAX_BYTES = 8_000_000
+
+log = logging.getLogger(__name__)
+
+
+class Item(NamedTuple):
+    """One queued command. future: None for what was told. on_pending: see `Consultant.submit`."""
+
+    command: str
+    args: tuple[Any, ...]
+    future: "asyncio.Future[Any] | None" = None
+    on_pending: Callable[[], None] | None = None
+
+
+class Packed(NamedTuple):
+    """A batch as it travels. items: what is in it; rest: what has to wait for the next one."""
+
+    payload: bytes
+    items: tuple[Item, ...]
+    rest: tuple[Item, ...]
+
+
+def packed(caller: str, number: int, items: Sequence[Item]) -> Packed:
+    """The batch `number` of a caller, of the first of these items.
+
+    At most about 8 MB, or one item, whatever its size. What can't be pickled is left out,
+    and its future says so.
+    """
+    items = tuple(items)
+    rest: tuple[Item, ...] = ()
+    while True:
+        try:
+            payload = _dumps(caller, number, items)
+        except Exception:
+            items = tuple(item for item in items if _fit(item))
+            continue
+        if len(payload) <= _MAX_BYTES or len(items) == 1:
+            return Packed(payload, items, rest)
+        half = len(items) // 2
+        items, rest = items[:half], items[half:] + rest
+
+
+def _dumps(caller: str, number: int, items: Sequence[Item]) -> bytes:
+    return pickle.dumps((caller, number, [(item.command, item.args) for item in items]), 5)
+
+
+def _fit(item: Item) -> bool:
+    try:
+        _dumps("", 0, [item])
+    except Exception as error:
+        if item.future is None:
+            log.exception("%s can't be told", item.command)
+        elif not item.future.done():
+            item.future.set_exception(error)
+        return False
+    return True
