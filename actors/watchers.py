@@ -166,15 +166,16 @@ class Watchers:
                 break
             views.append((key, view(key)))
         if cursor == 0:
-            self._drop_gone(key for key, value in views if value is None)
+            self._drop_gone([key for key, value in views if value is None], caller)
             views = [entry for entry in views if entry[1] is not None]
         results = [(id, reply) for _, id, reply in watcher.results]
         return News(mine, self._sequence, results, views, snapshot=cursor == 0)
 
-    def _drop_gone(self, keys: Iterable[str]) -> None:
-        """Forget entries of which every watcher knows that they are gone."""
-        told = min((w.cursor for w in self._watchers.values() if w.cursor), default=self._sequence)
-        for key in list(keys):
+    def _drop_gone(self, keys: list[str], but: str) -> None:
+        """Forget entries of which all others know that they are gone; `but` gets a snapshot."""
+        others = (one.cursor for caller, one in self._watchers.items() if caller != but)
+        told = min(others, default=self._sequence)
+        for key in keys:
             if self._changed[key] <= told:
                 del self._changed[key]
 

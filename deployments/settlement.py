@@ -83,8 +83,8 @@ class Settlement:
         """The answer is complete. estimate: taken where the provider told no usage."""
         if self._open:
             self._report(SUCCESS, first_byte_ns)
-            self._post(usage or estimate, estimated=usage is None)
-        return usage or estimate
+            self._post(usage or self._possible(estimate), estimated=usage is None)
+        return usage or self._possible(estimate)
 
     def answered_badly(self, status: int, retry_after_s: float | None) -> None:
         """The provider answered with an error, which costs nothing."""
@@ -106,7 +106,7 @@ class Settlement:
             self._open = False
             give_back(self._services, self._admission)
         elif seen is not None:
-            self._post(seen, estimated=True)
+            self._post(self._possible(seen), estimated=True)
         else:
             self._post_worst()
 
@@ -116,9 +116,13 @@ class Settlement:
             return
         self._report(IGNORED, 0)
         if seen is not None:
-            self._post(seen, estimated=True)
+            self._post(self._possible(seen), estimated=True)
         else:
             self._post_worst()
+
+    def _possible(self, estimate: Usage) -> Usage:
+        """An estimate by bytes, cut to what the call was allowed."""
+        return estimate._replace(output=min(estimate.output, self._request.max_output_tokens))
 
     def _post_worst(self) -> None:
         request = self._request

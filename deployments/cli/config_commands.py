@@ -92,13 +92,8 @@ def _in_force(at: Reach, key: str | None) -> dict[str, Any]:
         return found
     if at.ray is None:
         raise Problem("Give an admin's key (--key, RAYGATE_ADMIN_KEY), or set RAY_ADDRESS.")
-    from deployments.cli import serving
-
-    serving.connect(*at.ray)
-    try:
+    with at.connected() as serving:
         raw = serving.user_config("Gateway")
-    finally:
-        serving.disconnect()
     if raw is None:
         raise Problem("No gateway is deployed on that cluster.")
     return {

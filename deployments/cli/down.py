@@ -1,7 +1,6 @@
 """`raygate down`: take down what `up` started, and only that."""
 
 import shutil
-import socket
 import time
 from pathlib import Path
 
@@ -53,12 +52,7 @@ def alive(running: Running) -> bool:
     """Whether the Ray that it runs on does."""
     if running.session is not None:
         return running.pid is not None and processes.lives(running.pid, running.created)
-    host, _, port = running.address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=3.0):
-            return True
-    except (OSError, ValueError):
-        return False
+    return processes.listens(running.address)
 
 
 def _end_local(running: Running, say: Progress, patience_s: float) -> None:

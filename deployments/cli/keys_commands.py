@@ -20,18 +20,14 @@ def bootstrap(config: ConfigOption = None) -> None:
 
     Needs access to the cluster itself: RAY_ADDRESS, or a gateway that is up here.
     """
-    from deployments.cli import admin_key, serving
-
     at = reach(config, None)
-    if at.ray is None:
-        raise Problem("Set RAY_ADDRESS to the cluster that the gateway runs on (HOST:6379).")
-    serving.connect(*at.ray)
-    try:
-        secret = admin_key.bootstrap(at.name)
-    except Conflict as error:
-        raise Problem(str(error)) from None
-    finally:
-        serving.disconnect()
+    with at.connected():
+        from deployments.cli import admin_key
+
+        try:
+            secret = admin_key.bootstrap(at.name)
+        except Conflict as error:
+            raise Problem(str(error)) from None
     notice("The admin's key; it is shown this once, only its hash is kept:")
     line(secret)
 

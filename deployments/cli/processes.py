@@ -94,6 +94,16 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
+def listens(address: str) -> bool:
+    """Whether anything listens at HOST:PORT (Ray itself would try for ever to reach it)."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=3.0):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 def holder(port: int) -> psutil.Process | None:
     """The process that listens on a port, where this user may know it."""
     for process in psutil.process_iter():

@@ -1,10 +1,13 @@
 """Which gateway a command speaks to: the one that is named, or the one that is up here."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from deployments.cli import configuration, ready
+from deployments.cli import configuration, local_ray, ready
 from deployments.cli.state import Running, StateFile
 from deployments.cli.terminal import Problem
 
@@ -16,6 +19,22 @@ class Reach:
     name: str
     url: str
     running: Running | None
+
+    @contextmanager
+    def connected(self) -> Iterator[ModuleType]:
+        """The module `serving`, connected to the gateway's Ray. Raises Problem."""
+        if self.ray is None:
+            raise Problem("Set RAY_ADDRESS to the cluster that the gateway runs on (HOST:6379).")
+        address, session = self.ray
+        if session is not None:
+            os.environ.update(local_ray.access(session))
+        from deployments.cli import serving
+
+        serving.connect(address)
+        try:
+            yield serving
+        finally:
+            serving.disconnect()
 
     @property
     def ray(self) -> tuple[str, str | None] | None:

@@ -1,15 +1,20 @@
-"""What the commands do on a Ray cluster: connect, deploy, look, take down."""
+"""What the commands do on a Ray cluster: connect, deploy, look, take down.
+
+Imports Ray, which reads the environment while it is imported: for a local Ray of ours import
+this only after `local_ray.access`.
+"""
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from actors import registry
-from deployments.cli import local_ray
+from deployments.cli import processes
 from deployments.cli.configuration import AppPlan, Plan
 from deployments.cli.terminal import Problem
 from deployments.providers.secret import forget_cluster_secret
@@ -18,22 +23,17 @@ Say = Callable[[str], None]
 _POLL_S = 0.2
 
 
-def connect(address: str, session: str | None = None) -> str:
-    """Connect this process to a cluster; returns the address of its head. Raises Problem.
-
-    session: the folder of a local Ray of ours.
-    """
+def connect(address: str) -> str:
+    """Connect this process to a cluster; returns the address of its head. Raises Problem."""
     if address.startswith("ray://"):
         raise Problem(
             f"{address} is Ray Client's address; run this on a machine of the cluster, with "
             "RAY_ADDRESS=HOST:6379 (or auto)."
         )
-    if session is not None:
-        os.environ.update(local_ray.access(session))
-    import ray
-
     for name in ("ray", "ray.serve", "actors"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if ":" in address and not processes.listens(address):
+        raise Problem(f"No Ray cluster answers at {address}.")
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
@@ -49,15 +49,11 @@ def connect(address: str, session: str | None = None) -> str:
 
 def disconnect() -> None:
     """Let go of the cluster; what was deployed stays."""
-    import ray
-
     ray.shutdown()
 
 
 def nodes() -> list[dict[str, Any]]:
     """The cluster's living nodes, as Ray describes them."""
-    import ray
-
     return [node for node in ray.nodes() if node["Alive"]]
 
 

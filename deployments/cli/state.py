@@ -32,6 +32,7 @@ class Running:
     started_serve: Serve did not run before on the joined cluster.
     nodes: ids of the cluster's nodes then; HAProxy's files are named by them.
     dashboard: its URL, or None.
+    complete: it became ready; otherwise its `up` is at work, or died at it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Running:
     started_serve: bool = True
     nodes: tuple[str, ...] = ()
     dashboard: str | None = None
+    complete: bool = False
 
     @property
     def token(self) -> Path | None:

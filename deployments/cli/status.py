@@ -9,7 +9,7 @@ from rich.table import Table
 from deployments.cli.gateway_client import GatewayClient
 from deployments.cli.options import ConfigOption, JsonOption, KeyOption, UrlOption
 from deployments.cli.reach import Reach, reach
-from deployments.cli.terminal import Problem, answers, line
+from deployments.cli.terminal import Problem, answers, line, notice
 
 _OPEN = ("open", "half_open", "forced_open")
 
@@ -29,7 +29,10 @@ def status(
     picture: dict[str, Any] = {"name": at.name, "url": at.url, "status": "down"}
     picture |= dict.fromkeys(("singletons", "replicas", "costs", "open_breakers"))
     if at.ray is not None and url is None:
-        picture |= _from_ray(at)
+        try:
+            picture |= _from_ray(at)
+        except Problem as problem:
+            notice(str(problem))
     picture |= _from_http(at, key)
     if as_json:
         line(json.dumps(picture))
@@ -57,15 +60,10 @@ def _from_http(at: Reach, key: str | None) -> dict[str, Any]:
 
 
 def _from_ray(at: Reach) -> dict[str, Any]:
-    from actors import registry
-    from deployments.cli import admin_key, serving
+    with at.connected() as serving:
+        from actors import registry
+        from deployments.cli import admin_key
 
-    assert at.ray is not None
-    try:
-        serving.connect(*at.ray)
-    except Problem:
-        return {}
-    try:
         if registry.home(at.name) is None:
             return {}
         ips = {node["NodeID"]: node["NodeManagerAddress"] for node in serving.nodes()}
@@ -81,8 +79,6 @@ def _from_ray(at: Reach) -> dict[str, Any]:
             "costs": {name: value for name, value in costs.items() if "nanos" not in name},
             "open_breakers": _opened(breakers["targets"]),
         }
-    finally:
-        serving.disconnect()
 
 
 def _opened(targets: dict[str, Any]) -> dict[str, str]:

@@ -5,11 +5,12 @@ runs it gives it a time, and goes on without it. Reads one JSON object, prints o
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
-from deployments.cli import serving
+from deployments.cli import local_ray
 from deployments.cli.state import Running
 from deployments.cli.terminal import Problem
 
@@ -57,7 +58,11 @@ def main() -> None:
     question = json.load(sys.stdin)
     lists = {key: tuple(question["running"][key]) for key in ("applications", "nodes")}
     running = Running(**{**question["running"], **lists})
-    serving.connect(running.address, running.session)
+    if running.session is not None:
+        os.environ.update(local_ray.access(running.session))
+    from deployments.cli import serving
+
+    serving.connect(running.address)
     taken = serving.undeploy(
         running.name, running.applications, running.started_serve, question["patience_s"]
     )

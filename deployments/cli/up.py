@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import typer
 
-from deployments.cli import admin_key, configuration, local_ray, processes, ready, serving
+from deployments.cli import configuration, local_ray, processes, ready
 from deployments.cli.configuration import Plan
 from deployments.cli.down import alive, take_down
 from deployments.cli.options import ConfigOption, JsonOption
@@ -63,13 +63,15 @@ def up(
 def _recover(state: StateFile, say: Progress) -> Running | None:
     """What is up already; what an earlier run has left behind, HAProxy first of all, is ended."""
     before = state.read()
-    if before is None or alive(before):
+    if before is None or (before.complete and alive(before)):
         return before
     if before.session is not None:
         say("Ending what an earlier run has left behind")
-        ended = local_ray.end(Path(before.session))
-        if ended:
+        if ended := local_ray.end(Path(before.session)):
             notice(f"{ended} processes of an earlier run were left, and have been ended.")
+    elif alive(before):
+        # On a cluster nothing of it is in the way; what it began is taken up.
+        return before
     state.clear()
     return None
 
@@ -126,8 +128,7 @@ def _start(
     running = dataclasses.replace(running, applications=_order(plan, running.applications))
     state.write(running)
     say("Starting Serve")
-    serving.connect(running.address, running.session)
-    return _deploy(plan, running, True, deadline, say)
+    return _deploy(state, plan, running, True, deadline, say)
 
 
 def _join(
@@ -143,6 +144,8 @@ def _join(
     say("Checking the configuration")
     _checked(raw)
     say(f"Joining the Ray cluster at {address}")
+    from deployments.cli import serving
+
     address = serving.connect(address)
     if before is not None and before.address != address:
         raise Problem(f"{before.name} is up on {before.address}; take it down there first.")
@@ -151,7 +154,7 @@ def _join(
         notice(f"Serve listens on port {present['port']} of that cluster, and keeps it.")
         raw = configuration.moved(raw, int(present["port"]))
     elif present is None:
-        _refuse_taken_port_of_head(raw.get("http_options") or {})
+        _refuse_taken_port_of_head(serving.nodes(), raw.get("http_options") or {})
     plan = _checked(raw)
     serving.refuse_conflicts(plan)
     running = Running(
@@ -163,10 +166,16 @@ def _join(
         nodes=tuple(node["NodeID"] for node in serving.nodes()),
     )
     state.write(running)
-    return _deploy(plan, running, False, deadline, say)
+    return _deploy(state, plan, running, False, deadline, say)
 
 
-def _deploy(plan: Plan, running: Running, local: bool, deadline: float, say: Progress) -> Ready:
+def _deploy(
+    state: StateFile, plan: Plan, running: Running, local: bool, deadline: float, say: Progress
+) -> Ready:
+    from deployments.cli import admin_key, serving
+
+    if local:
+        serving.connect(running.address)
     serving.deploy(plan, variables_by_node=local)
     logs = serving.logs_of(running.session)
     replicas = serving.wait_running(
@@ -176,8 +185,10 @@ def _deploy(plan: Plan, running: Running, local: bool, deadline: float, say: Pro
     given = os.environ.get("RAYGATE_ADMIN_KEY") or None
     minted = admin_key.ensure(plan.args.name, given)
     serving.disconnect()
+    running = dataclasses.replace(running, complete=True)
     made = Ready(running, plan, replicas, minted, given is not None)
     ready.wait(made, minted or given, deadline, say, logs)
+    state.write(running)
     return made
 
 
@@ -206,9 +217,9 @@ def _refuse_taken_port(http: Mapping[str, Any]) -> None:
         raise Problem(f"Port {port} is held by {who}. End it, or choose another: --port N.")
 
 
-def _refuse_taken_port_of_head(http: Mapping[str, Any]) -> None:
+def _refuse_taken_port_of_head(nodes: list[dict[str, Any]], http: Mapping[str, Any]) -> None:
     here = {each.address for found in psutil.net_if_addrs().values() for each in found}
-    head = [n for n in serving.nodes() if "node:__internal_head__" in n["Resources"]]
+    head = [n for n in nodes if "node:__internal_head__" in n["Resources"]]
     if head and head[0]["NodeManagerAddress"] in here:
         _refuse_taken_port(http)
 
