@@ -1,4 +1,4 @@
-"""What policy says about budgets, checked."""
+"""What policy says about budgets, and what an operator adds to them, checked."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
@@ -10,15 +10,20 @@ Scope = Literal["cluster", "team", "key", "model", "user"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 MAX_BUDGETS = 1_000
+"""Of a policy, and once more of those that operators add."""
 MAX_AMOUNT_NANOS = 10**18
+MAX_SUBJECT = 300
 DEFAULT_DAILY_NANOS = 500 * 10**9
 DEFAULT_NAME = "daily"
+_SPEC = ("scope", "period", "amount_nanos", "timezone")
 
 
 class Terms(NamedTuple):
     """A budget: what each subject of the scope may spend in each period.
 
     amount_nanos: nano-dollars. timezone: whose calendar the periods follow.
+    subject: the only one that it binds; None: each. (Whom a policy's budget binds is for
+    those to say who name it with a charge.)
     """
 
     name: str
@@ -26,6 +31,7 @@ class Terms(NamedTuple):
     period: Period
     amount_nanos: int
     timezone: str
+    subject: str | None = None
 
 
 def parse(policy: Mapping[str, Any]) -> tuple[Terms, ...]:
@@ -52,19 +58,55 @@ def parse(policy: Mapping[str, Any]) -> tuple[Terms, ...]:
     return (Terms(DEFAULT_NAME, "cluster", "day", DEFAULT_DAILY_NANOS, "UTC"), *terms)
 
 
+def added(name: Any, spec: Any) -> Terms:
+    """The budget that an operator adds: `scope`, `period`, `amount_nanos`, and, where
+    wanted, `subject` and `timezone`.
+
+    Raises InvalidRequest that names the field and what is allowed.
+    """
+    name = fields.identifier(name, "name")
+    spec = fields.mapping(spec, "", (*_SPEC, "subject"))
+    terms = _terms(name, spec, "")
+    subject = spec.get("subject")
+    if subject is None:
+        return terms
+    if terms.scope == "cluster":
+        raise fields.invalid("subject", "left out: there is one cluster only")
+    return terms._replace(subject=fields.text(subject, "subject", MAX_SUBJECT, least=1))
+
+
+def subject_of(scope: Scope, key: str, team: str, model: str, user: str) -> str:
+    """As whom a call is charged in this scope; "" in the cluster's, and where it has nobody."""
+    match scope:
+        case "team":
+            return team
+        case "key":
+            return key
+        case "model":
+            return model
+        case "user":
+            return f"{team}/{user}" if user else ""
+        case _:
+            return ""
+
+
 def _one(each: Any, path: str) -> Terms:
-    each = fields.mapping(each, path, Terms._fields)
+    each = fields.mapping(each, path, ("name", *_SPEC))
     name = fields.text(each.get("name"), f"{path}.name", 100, least=1)
     if "|" in name:
         raise fields.invalid(f"{path}.name", "a name without |")
-    if each.get("scope") not in SCOPES:
-        raise fields.invalid(f"{path}.scope", "one of " + ", ".join(SCOPES))
-    if each.get("period") not in PERIODS:
-        raise fields.invalid(f"{path}.period", "one of " + ", ".join(PERIODS))
-    amount = fields.whole(each.get("amount_nanos"), f"{path}.amount_nanos", 0, MAX_AMOUNT_NANOS)
-    timezone = each.get("timezone", "UTC")
+    return _terms(name, each, f"{path}.")
+
+
+def _terms(name: str, spec: Mapping[str, Any], path: str) -> Terms:
+    if spec.get("scope") not in SCOPES:
+        raise fields.invalid(f"{path}scope", "one of " + ", ".join(SCOPES))
+    if spec.get("period") not in PERIODS:
+        raise fields.invalid(f"{path}period", "one of " + ", ".join(PERIODS))
+    amount = fields.whole(spec.get("amount_nanos"), f"{path}amount_nanos", 0, MAX_AMOUNT_NANOS)
+    timezone = spec.get("timezone", "UTC")
     try:
         periods.zone(timezone)
     except ValueError:
-        raise fields.invalid(f"{path}.timezone", "the name of a time zone, such as UTC") from None
-    return Terms(name, each["scope"], each["period"], amount, timezone)
+        raise fields.invalid(f"{path}timezone", "the name of a time zone, such as UTC") from None
+    return Terms(name, spec["scope"], spec["period"], amount, timezone)

@@ -1,15 +1,15 @@
-"""Budgets by policy, and the accounts that say how much of each is spent and held.
+"""Budgets, of policy and added by operators, and the accounts of what is spent and held.
 
 An account belongs to one budget, one subject (a team, a key, ...; "" for the cluster)
 and one period. Its row key is `budget|period|subject`; only the subject may hold a bar.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import tzinfo
-from typing import Any
+from typing import Any, Literal
 
 from actors import periods
-from actors.budget_terms import Terms, parse
+from actors.budget_terms import Scope, Terms, parse, subject_of
 from actors.errors import Overloaded
 from actors.mechanism import Row
 
@@ -77,7 +77,8 @@ class Budget:
 class Books:
     """All budgets and accounts.
 
-    accounts: by row key. budgets: by name.
+    accounts: by row key. budgets: those in force, by name.
+    added: operators' terms by name; where policy names a budget likewise, policy's is in force.
     daily: the cluster's daily budget, which is always there.
     end_ns: when the first period ends. changed: keys of accounts whose rows are to be written.
     labels: the period that each budget was last in; labels_changed: since last written.
@@ -85,6 +86,7 @@ class Books:
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
+        self.added: dict[str, Terms] = {}
         self.changed: set[str] = set()
         self.labels: dict[str, str] = {}
         self.labels_changed = False
@@ -92,17 +94,43 @@ class Books:
 
     def adopt(self, terms: Iterable[Terms]) -> None:
         """Take over the budgets of a policy. `roll` must follow before anything else."""
-        self.budgets = {each.name: Budget(each, periods.zone(each.timezone)) for each in terms}
+        self._named = {each.name: each for each in terms}
+        self._arrange()
+
+    def add(self, terms: Terms) -> None:
+        """Set an operator's budget. `roll` must follow before anything else."""
+        self.added[terms.name] = terms
+        self._arrange()
+
+    def remove(self, name: str) -> None:
+        """Take an operator's budget out. `roll` must follow before anything else."""
+        del self.added[name]
+        self._arrange()
+
+    def source(self, name: str) -> Literal["policy", "admin"]:
+        """Whose the budget of that name is that is in force."""
+        return "policy" if name in self._named else "admin"
+
+    def _arrange(self) -> None:
+        added = [self.added[name] for name in sorted(self.added) if name not in self._named]
+        # Policy's come first: the cluster's day that reports go by is one of them.
+        every = (*self._named.values(), *added)
+        self.budgets = {each.name: Budget(each, periods.zone(each.timezone)) for each in every}
         cluster = [budget for budget in self.budgets.values() if budget.terms.scope == "cluster"]
         self.daily = next(budget for budget in cluster if budget.terms.period == "day")
         self._shared = tuple(cluster)
+        self._binding: dict[Scope, dict[str | None, list[str]]] = {}
+        for each in added:
+            if each.scope != "cluster":
+                of_scope = self._binding.setdefault(each.scope, {})
+                of_scope.setdefault(each.subject, []).append(each.name)
         self.end_ns = 0
 
     def roll(self, now: int) -> None:
         """Go to the present periods; put away the accounts of those that are over.
 
-        Accounts of budgets that policy no longer names wait for the cluster's next day,
-        so that a budget taken out and put back knows what was used.
+        Accounts of budgets that are there no longer wait for the cluster's next day, so that
+        a budget taken out and put back knows what was used.
         """
         before = self.labels
         for budget in self.budgets.values():
@@ -122,22 +150,39 @@ class Books:
                 self.changed.add(account.key)
                 self._put_away_if_over(account)
 
-    def pick(self, subjects: Iterable[tuple[str, str]]) -> list[tuple[Budget, Account]]:
-        """The accounts that a charge falls under: the cluster's own always, and those named.
+    def pick(
+        self, subjects: Iterable[tuple[str, str]], key: str, team: str, model: str, user: str
+    ) -> list[tuple[Budget, Account]]:
+        """The accounts that a charge falls under: the cluster's own always, operators' by
+        whose charge it is, and policy's that are named.
 
-        Names of no budget are passed over. An account that is new is not in the books yet.
-        Raises Overloaded when there is no room for a new one.
+        Names of no budget of policy are passed over. An account that is new is not in the
+        books yet. Raises Overloaded when there is no room for a new one.
         """
         picked: dict[str, tuple[Budget, Account]] = {}
         for budget in self._shared:
             account = budget.accounts.get("") or self._find(budget, "")
             picked[account.key] = (budget, account)
-        for name, subject in subjects:
-            named = self.budgets.get(name)
-            if named is not None and named not in self._shared:
+        known = [pair for pair in subjects if pair[0] in self._named]
+        if self._binding:
+            known += self._bound(key, team, model, user)
+        for name, subject in known:
+            named = self.budgets[name]
+            if named.terms.scope != "cluster":
                 account = named.accounts.get(subject) or self._find(named, subject)
                 picked[account.key] = (named, account)
         return list(picked.values())
+
+    def _bound(self, key: str, team: str, model: str, user: str) -> Iterator[tuple[str, str]]:
+        """Operators' budgets that bind this charge, and as whom.
+
+        Found here, and not by callers: they would hear of a new one some time later.
+        """
+        for scope, names in self._binding.items():
+            subject = subject_of(scope, key, team, model, user)
+            if subject:
+                for name in (*names.get(None, ()), *names.get(subject, ())):
+                    yield name, subject
 
     def hold(self, picked: Iterable[tuple[Budget, Account]], nanos: int) -> None:
         """Hold that much for one more charge on each account."""

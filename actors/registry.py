@@ -65,10 +65,18 @@ class Home:
 
 
 class HostActor:
-    """A host as Ray sees it: what Ray is asked for is where it listens, and how it is."""
+    """A host as Ray sees it: what Ray is asked for is where it listens, and how it is.
 
-    def __init__(self, factory: str, path: str, claim: str) -> None:
-        self._host = Host(factory, path, claim)
+    name, factory: of the gateway, and of the mechanism. place: the home as its creator knew
+    it. Where that home has been given up or taken over since, the host refuses to live:
+    neither Ray's restarts nor a replica that comes too late bring an old one back.
+    """
+
+    def __init__(self, name: str, factory: str, file: str, place: Home) -> None:
+        current = home(name)
+        if current is None or current.claim != place.claim or current.code > place.code:
+            raise PermissionError(f"the home of {name} has changed hands since")
+        self._host = Host(factory, str(Path(place.folder).expanduser() / name / file), place.claim)
         self._door = Door(self._host)
 
     async def address(self) -> Address:
@@ -118,11 +126,16 @@ def claim_home(name: str, storage_path: str) -> Home:
 
 
 def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
-    """The singleton's handle; it is created where it does not run."""
+    """The singleton's handle; it is created where it does not run.
+
+    Raises LookupError where the home was given up since `place` was claimed, ValueError
+    where newer code has taken over and its host does not run (yet).
+    """
     current = home(name)
-    if current is not None and current.code > code_version():
+    if current is None or current.claim != place.claim:
+        raise LookupError(f"the singletons of {name} were ended; start its replicas anew")
+    if current.code > code_version():
         return ray.get_actor(singleton, namespace=namespace(name))
-    path = Path(place.folder).expanduser() / name / f"{singleton}.sqlite"
     actor = ray.remote(HostActor).options(
         name=singleton,
         namespace=namespace(name),
@@ -133,9 +146,11 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
         max_concurrency=1_000,
         num_cpus=0,
         enable_task_events=False,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(current.node, soft=False),
     )
-    handle: ActorHandle[HostActor] = actor.remote(SINGLETONS[singleton], str(path), place.claim)
+    handle: ActorHandle[HostActor] = actor.remote(
+        name, SINGLETONS[singleton], f"{singleton}.sqlite", current
+    )
     return handle
 
 
@@ -171,11 +186,12 @@ def teardown(name: str, patience_s: float = 10.0) -> list[str]:
 
     Returns the names of those that ran.
     """
+    # First the home: from here on nobody creates a host anew.
+    internal_kv._internal_kv_del(_key(name), namespace=_KV_SPACE)
     ended = [singleton for singleton in SINGLETONS if _kill(name, singleton)]
     give_up = time.monotonic() + patience_s
     while time.monotonic() < give_up and any(find(name, singleton) for singleton in ended):
         time.sleep(0.05)
-    internal_kv._internal_kv_del(_key(name), namespace=_KV_SPACE)
     return ended
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -235,6 +236,9 @@ def _refuse_missing_keys(plan: Plan) -> None:
 
 def _undo(state: StateFile, before: Running | None, say: Progress, keep_logs: bool) -> None:
     """After a start that failed: what it began goes, what was up before stays."""
+    if "ray" in sys.modules:
+        # A driver whose cluster ends first waits for it, and is then killed by Ray.
+        sys.modules["ray"].shutdown()
     running = state.read()
     if before is not None or running is None:
         return

@@ -1,0 +1,93 @@
+"""A gateway of four replicas behind HAProxy on a Ray of its own, for a whole module of tests."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deployments.cli import local_ray, processes
+from deployments.providers.simulated_log import CallRecord, read_calls
+
+ROOT = Path(__file__).parents[2]
+FAST_INGRESS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+_END_S = 60.0
+
+
+class Gateway:
+    """A running gateway, and the process that deployed it (see `stage.py`).
+
+    url: of the ingress. admin: the secret of an admin key. storage: its state, and the
+    provider's log.
+    """
+
+    def __init__(self, stage: "subprocess.Popen[str]", url: str, storage: Path) -> None:
+        self.url = url
+        self.storage = storage
+        self.admin = ""
+        self._stage = stage
+
+    def do(self, what: str, argument: Any = None) -> Any:
+        """Have the stage do something, and wait for it. Blocks."""
+        assert self._stage.stdin is not None
+        assert self._stage.stdout is not None
+        print(json.dumps([what, argument]), file=self._stage.stdin, flush=True)
+        line = self._stage.stdout.readline()
+        assert line, f"the stage ended with {self._stage.wait(_END_S)}; see {self.storage}"
+        word, value = json.loads(line)
+        assert word == "ok", value
+        return value
+
+    def pid(self, singleton: str) -> int | None:
+        """The process in which a singleton runs; None while it does not answer."""
+        pid: int | None = self.do("describe")[singleton].get("pid")
+        return pid
+
+    def calls(self, *models: str) -> list[CallRecord]:
+        """What the provider has been asked for these models, in order."""
+        return [one for one in read_calls(self.storage / "calls.jsonl") if one.model in models]
+
+
+@contextmanager
+def running(storage: Path, policy: Any, models: list[str]) -> Iterator[Gateway]:
+    """Start all of it; afterwards no process is left, and no port is taken.
+
+    models: those that the simulated provider answers to.
+    """
+    folder = local_ray.make_folder()
+    variables = local_ray.environment(folder, FAST_INGRESS)
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    port = processes.free_port()
+    try:
+        address, _ = local_ray.start(folder, variables, dashboard=False)
+        with (
+            (storage / "stage.log").open("wb") as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.cluster.stage", address, str(port), str(storage)],
+                env={**os.environ, **variables},
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            ) as stage,
+        ):
+            try:
+                gateway = Gateway(stage, f"http://127.0.0.1:{port}", storage)
+                gateway.admin = gateway.do("build", models)
+                gateway.do("deploy", policy)
+                yield gateway
+                assert stage.stdin is not None
+                stage.stdin.close()
+                assert stage.wait(_END_S) == 0
+            finally:
+                stage.kill()
+    finally:
+        local_ray.end(folder)
+        assert not processes.of_folder(folder)
+        named = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+        for taken in (port, *(int(variables[name]) for name in named)):
+            assert processes.port_is_free("127.0.0.1", taken)
