@@ -59,9 +59,9 @@ def parse(policy: Mapping[str, Any]) -> tuple[Terms, ...]:
 
 
 def added(name: Any, spec: Any) -> Terms:
-    """The budget that an operator adds: `scope`, `period`, `amount_nanos`, and, where
-    wanted, `subject` and `timezone`.
+    """The budget that an operator adds.
 
+    spec: `scope`, `period`, `amount_nanos`, and, where wanted, `subject` and `timezone`.
     Raises InvalidRequest that names the field and what is allowed.
     """
     name = fields.identifier(name, "name")
@@ -75,7 +75,7 @@ def added(name: Any, spec: Any) -> Terms:
     return terms._replace(subject=fields.text(subject, "subject", MAX_SUBJECT, least=1))
 
 
-def subject_of(scope: Scope, key: str, team: str, model: str, user: str) -> str:
+def subject_of(scope: str, key: str, team: str, model: str, user: str) -> str:
     """As whom a call is charged in this scope; "" in the cluster's, and where it has nobody."""
     match scope:
         case "team":

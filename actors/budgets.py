@@ -4,12 +4,13 @@ An account belongs to one budget, one subject (a team, a key, ...; "" for the cl
 and one period. Its row key is `budget|period|subject`; only the subject may hold a bar.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import tzinfo
 from typing import Any, Literal
 
 from actors import periods
-from actors.budget_terms import Scope, Terms, parse, subject_of
+from actors.added_budgets import AddedBudgets
+from actors.budget_terms import Terms, parse
 from actors.errors import Overloaded
 from actors.mechanism import Row
 
@@ -78,7 +79,6 @@ class Books:
     """All budgets and accounts.
 
     accounts: by row key. budgets: those in force, by name.
-    added: operators' terms by name; where policy names a budget likewise, policy's is in force.
     daily: the cluster's daily budget, which is always there.
     end_ns: when the first period ends. changed: keys of accounts whose rows are to be written.
     labels: the period that each budget was last in; labels_changed: since last written.
@@ -86,7 +86,7 @@ class Books:
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
-        self.added: dict[str, Terms] = {}
+        self._added = AddedBudgets()
         self.changed: set[str] = set()
         self.labels: dict[str, str] = {}
         self.labels_changed = False
@@ -97,14 +97,16 @@ class Books:
         self._named = {each.name: each for each in terms}
         self._arrange()
 
-    def add(self, terms: Terms) -> None:
-        """Set an operator's budget. `roll` must follow before anything else."""
-        self.added[terms.name] = terms
-        self._arrange()
+    def add(self, name: Any, spec: Any) -> Terms:
+        """Set an operator's budget: see `AddedBudgets.set`. `roll` must follow."""
+        terms = self._added.set(name, spec, self._named)
+        if self.budgets.get(name) is None or self.budgets[name].terms != terms:
+            self._arrange()
+        return terms
 
-    def remove(self, name: str) -> None:
-        """Take an operator's budget out. `roll` must follow before anything else."""
-        del self.added[name]
+    def remove(self, name: Any) -> None:
+        """Take an operator's budget out: see `AddedBudgets.remove`. `roll` must follow."""
+        self._added.remove(name, self._named)
         self._arrange()
 
     def source(self, name: str) -> Literal["policy", "admin"]:
@@ -112,18 +114,12 @@ class Books:
         return "policy" if name in self._named else "admin"
 
     def _arrange(self) -> None:
-        added = [self.added[name] for name in sorted(self.added) if name not in self._named]
         # Policy's come first: the cluster's day that reports go by is one of them.
-        every = (*self._named.values(), *added)
+        every = (*self._named.values(), *self._added.in_force(self._named))
         self.budgets = {each.name: Budget(each, periods.zone(each.timezone)) for each in every}
         cluster = [budget for budget in self.budgets.values() if budget.terms.scope == "cluster"]
         self.daily = next(budget for budget in cluster if budget.terms.period == "day")
         self._shared = tuple(cluster)
-        self._binding: dict[Scope, dict[str | None, list[str]]] = {}
-        for each in added:
-            if each.scope != "cluster":
-                of_scope = self._binding.setdefault(each.scope, {})
-                of_scope.setdefault(each.subject, []).append(each.name)
         self.end_ns = 0
 
     def roll(self, now: int) -> None:
@@ -153,36 +149,23 @@ class Books:
     def pick(
         self, subjects: Iterable[tuple[str, str]], key: str, team: str, model: str, user: str
     ) -> list[tuple[Budget, Account]]:
-        """The accounts that a charge falls under: the cluster's own always, operators' by
-        whose charge it is, and policy's that are named.
+        """The accounts that a charge falls under.
 
-        Names of no budget of policy are passed over. An account that is new is not in the
+        Those are the cluster's always, operators' by whose charge it is, and policy's that are
+        named; names of no budget of policy are passed over. An account that is new is not in the
         books yet. Raises Overloaded when there is no room for a new one.
         """
         picked: dict[str, tuple[Budget, Account]] = {}
         for budget in self._shared:
             account = budget.accounts.get("") or self._find(budget, "")
             picked[account.key] = (budget, account)
-        known = [pair for pair in subjects if pair[0] in self._named]
-        if self._binding:
-            known += self._bound(key, team, model, user)
-        for name, subject in known:
+        of_policy = (pair for pair in subjects if pair[0] in self._named)
+        for name, subject in (*of_policy, *self._added.bound(key, team, model, user)):
             named = self.budgets[name]
             if named.terms.scope != "cluster":
                 account = named.accounts.get(subject) or self._find(named, subject)
                 picked[account.key] = (named, account)
         return list(picked.values())
-
-    def _bound(self, key: str, team: str, model: str, user: str) -> Iterator[tuple[str, str]]:
-        """Operators' budgets that bind this charge, and as whom.
-
-        Found here, and not by callers: they would hear of a new one some time later.
-        """
-        for scope, names in self._binding.items():
-            subject = subject_of(scope, key, team, model, user)
-            if subject:
-                for name in (*names.get(None, ()), *names.get(subject, ())):
-                    yield name, subject
 
     def hold(self, picked: Iterable[tuple[Budget, Account]], nanos: int) -> None:
         """Hold that much for one more charge on each account."""
@@ -222,6 +205,7 @@ class Books:
 
     def take_rows(self) -> Iterable[Row]:
         """Rows of what changed since the last call."""
+        yield from self._added.take_rows()
         for key in self.changed:
             account = self.accounts.get(key)
             if account is None:
@@ -234,8 +218,19 @@ class Books:
             self.labels_changed = False
             yield Row("meta", "periods", self.labels)
 
-    def load(self, labels: dict[str, str], accounts: Mapping[str, Any]) -> None:
-        """Take over the accounts from their rows, and the periods that they were last in."""
+    def load(
+        self,
+        terms: Iterable[Terms],
+        added: Mapping[str, Any],
+        labels: dict[str, str],
+        accounts: Mapping[str, Any],
+    ) -> None:
+        """Take over all budgets, the periods that they were last in, and the accounts.
+
+        terms: policy's. added: operators', from their rows. `roll` must follow.
+        """
+        self._added.load(added)
+        self.adopt(terms)
         self.labels = labels
         for key, (posted, pending, open, ended) in accounts.items():
             account = Account(key)

@@ -78,20 +78,24 @@ def status(books: Books, memory: Memory, journal: Journal) -> dict[str, Any]:
 def budgets(books: Books, now: int) -> list[dict[str, Any]]:
     """Each budget's present accounts, fullest first; at most 1,000, the cluster's always.
 
-    `available_nanos` is negative when overspent; `resets_in_ns` None: never.
+    One that nobody has used has a line too, `subject` being whom it binds (None: each).
+    `available_nanos` is negative when overspent; `resets_in_ns` None: never. `source`: whether
+    it is policy's or an operator's (`admin`).
     """
     lines: list[dict[str, Any]] = []
-    used: dict[str, list[tuple[int, int, str]]] = {}
+    used: dict[str, list[tuple[int, int, str | None]]] = {}
     for account in books.accounts.values():
         budget = books.budgets.get(account.budget)
         if budget is not None and budget.label == account.label:
             line = (account.posted, account.pending, account.subject)
-            used.setdefault(account.budget, []).append(line)
+            used.setdefault(budget.terms.name, []).append(line)
     for name, budget in books.budgets.items():
         terms = budget.terms
-        nothing = [(0, 0, "")] if terms.scope == "cluster" else []
+        nothing = [(0, 0, "" if terms.scope == "cluster" else terms.subject)]
         for posted, pending, subject in nsmallest(
-            MAX_LISTED, used.get(name, nothing), key=lambda line: (-line[0] - line[1], line[2])
+            MAX_LISTED,
+            used.get(name, nothing),
+            key=lambda line: (-line[0] - line[1], line[2] or ""),
         ):
             lines.append(
                 {
@@ -105,6 +109,7 @@ def budgets(books: Books, now: int) -> list[dict[str, Any]]:
                     "pending_nanos": pending,
                     "available_nanos": terms.amount_nanos - posted - pending,
                     "resets_in_ns": budget.resets_in_ns(now),
+                    "source": books.source(name),
                 }
             )
     return lines

@@ -11,7 +11,7 @@ Amounts are integer nano-dollars, times Unix nanoseconds.
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
-from actors import budget_terms, cost_reports, fields, ledger
+from actors import added_budgets, budget_terms, cost_reports, fields, ledger
 from actors.budget_terms import Terms
 from actors.budgets import Books
 from actors.charge_memory import Memory
@@ -27,7 +27,7 @@ from actors.charges import (
     fingerprint,
 )
 from actors.cost_journal import Journal
-from actors.errors import Conflict, IdempotencyMismatch, NotFound, Overloaded
+from actors.errors import IdempotencyMismatch, Overloaded
 from actors.mechanism import Bookkeeping, Changes, Row
 from actors.spending import TABLE as SPENDING
 from actors.spending import Spent
@@ -47,7 +47,7 @@ class CostTracker(Bookkeeping):
     CLOCK: ClassVar[Literal["steady", "wall"]] = "wall"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {
         "accounts": "live",
-        "budgets": "live",
+        added_budgets.TABLE: "live",
         "charges": "live",
         "refusals": "live",
         SPENDING: "live",
@@ -75,8 +75,7 @@ class CostTracker(Bookkeeping):
         A budget starts at nothing used when it is first named or its period changes.
         The revision in force again changes nothing. Raises InvalidRequest.
         """
-        if now >= self._due:
-            self.advance(now)
+        self.advance(now)
         if revision == self._revision:
             return
         fields.mapping(policy, "", ("budgets", "cluster"))
@@ -89,36 +88,19 @@ class CostTracker(Bookkeeping):
         self.advance(now)
 
     def set_budget(self, now: int, caller: str, name: str, spec: dict[str, Any]) -> Terms:
-        """Set a budget beside policy's; see `budget_terms.added`.
+        """Set a budget beside policy's, or change it, keeping what was used of it.
 
-        It binds every charge that is reserved from now on, whichever replica asks, keeps
-        what was used of it, and survives a change of policy: if a policy takes its name, it
-        rests for that time. Raises InvalidRequest, Conflict for a name of policy's, and
-        Overloaded where there are too many.
+        It binds every charge that is reserved from now on, whatever its caller knows.
+        spec: see `budget_terms.added`. Raises what `AddedBudgets.set` raises.
         """
-        if now >= self._due:
-            self.advance(now)
-        terms, added = budget_terms.added(name, spec), self._books.added
-        self._check_not_policys(name)
-        if added.get(name) == terms:
-            return terms
-        if len(added) >= budget_terms.MAX_BUDGETS and name not in added:
-            raise Overloaded(f"There are {len(added):,} budgets beside policy's; remove one first.")
-        self._books.add(terms)
-        self.put("budgets", name, terms)
+        terms = self._books.add(name, spec)
         self._due = 0
         self.advance(now)
         return terms
 
     def remove_budget(self, now: int, caller: str, name: str) -> None:
-        """Take away what `set_budget` has set. Raises NotFound, or Conflict for policy's."""
-        if now >= self._due:
-            self.advance(now)
-        if name not in self._books.added:
-            self._check_not_policys(name)
-            raise NotFound(f"There is no budget {str(name)[:100]!r}.")
+        """Take away what `set_budget` has set. Raises what `AddedBudgets.remove` raises."""
         self._books.remove(name)
-        self.drop("budgets", name)
         self._due = 0
         self.advance(now)
 
@@ -155,8 +137,7 @@ class CostTracker(Bookkeeping):
         check_amount(amount_nanos)
         if len(self._memory.held) >= MAX_HELD:
             raise Overloaded(f"{MAX_HELD:,} provider calls are being paid for already.")
-        key, team, user, model, *_ = facts
-        picked = self._books.pick(subjects, key, team, model, user)
+        picked = self._books.pick(subjects, facts.key, facts.team, facts.model, facts.user)
         for budget, account in picked:
             available = budget.amount_nanos - account.posted - account.pending
             if amount_nanos > available and amount_nanos:
@@ -274,12 +255,12 @@ class CostTracker(Bookkeeping):
         for table, key, value in rows:
             tables[table][key] = value
         meta = tables["meta"]
-        self._books.added = {name: Terms(*terms) for name, terms in tables["budgets"].items()}
-        self._books.adopt(budget_terms.parse({}))
+        terms = budget_terms.parse({})
         if "policy" in meta:
-            self._revision, self._journal.cluster, terms = meta["policy"]
-            self._books.adopt([Terms(*each) for each in terms])
-        self._books.load(meta.get("periods", {}), tables["accounts"])
+            self._revision, self._journal.cluster, known = meta["policy"]
+            terms = tuple(Terms(*each) for each in known)
+        added = tables[added_budgets.TABLE]
+        self._books.load(terms, added, meta.get("periods", {}), tables["accounts"])
         self._journal.load(meta, tables[SPENDING])
         self._memory.load(tables["charges"], tables["refusals"], self._books.accounts)
 
@@ -308,13 +289,6 @@ class CostTracker(Bookkeeping):
             self._books.correct(account, change)
         charge.finish("actual")
         self._memory.rewrite(charge)
-
-    def _check_not_policys(self, name: str) -> None:
-        # The default's name too, which any policy may bring into force.
-        if name == budget_terms.DEFAULT_NAME or name in self._books.budgets_of_policy:
-            raise Conflict(
-                f"Budget {name} is the policy's: change it there, or choose another name."
-            )
 
     def _remember(self, charge: Charge, now: int) -> None:
         self._memory.close(charge, now)

@@ -5,7 +5,6 @@ transport calls it directly.
 """
 
 import asyncio
-import importlib
 import logging
 import os
 import pickle
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from actors import callers
 from actors.clock import restored
 from actors.errors import InvalidRequest, RaygateError
-from actors.mechanism import Changes, Gone, Mechanism, Pending, Row
+from actors.mechanism import Changes, Gone, Pending, Row, mechanism_of
 from actors.replies import OutOfStep, Reply, aged
 from actors.store import Store, StoreError
 from actors.watchers import Watchers
@@ -44,13 +43,6 @@ log = logging.getLogger(__name__)
 _Item = tuple[str, tuple[Any, ...]]
 
 
-def mechanism_of(factory: str) -> Mechanism:
-    """The mechanism that `module:Class` names."""
-    module, _, name = factory.partition(":")
-    made: Mechanism = getattr(importlib.import_module(module), name)()
-    return made
-
-
 class Host:
     """One singleton.
 
@@ -68,10 +60,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._watchers = Watchers()
         self._callers = callers.Callers()
-        self._awake = self._closed = self._sound = False
-        self._due: int | None = None
-        self._barriers: list[tuple[str, str]] = []
-        self._checked: list[Changes] = []
+        self._awake = self._closed = False
         self._batches = self._ran = 0
         self._reload()
         same = self._meta.get("claim") == claim
@@ -134,8 +123,6 @@ class Host:
             self._timer.cancel()
         self._store.close()
 
-    # Inside.
-
     def _get_up(self) -> None:
         """Start the timer with the first call: a constructor has no event loop."""
         if self._closed:
@@ -157,7 +144,9 @@ class Host:
         self._mechanism.load(row for row in rows if row.table not in _HOST_TABLES)
         self._mechanism.restored(self._store.head())
         # What time has brought meanwhile is not known before it is looked at.
-        self._due = 0
+        self._due: int | None = 0
+        self._barriers: list[tuple[str, str]] = []
+        self._checked: list[Changes] = []
         results = (row for row in rows if row.table == "_results")
         self._watchers.reread(
             self._mechanism.view_keys(),
@@ -215,7 +204,6 @@ class Host:
         """
         broken: dict[int, RaygateError] = {}
         while True:
-            self._barriers, self._checked = [], []
             if self._due is not None and self._due <= now:
                 self._due = self._mechanism.advance(now)
             replies: list[Any] = []
@@ -301,7 +289,6 @@ class Host:
         try:
             if not self._sound:
                 self._reload()
-            self._barriers, self._checked = [], []
             self._finish(self._clock.now(), [])
         except Exception:
             log.exception("%s: time's work failed; state is read anew", self._factory)
@@ -311,6 +298,3 @@ class Host:
         if not self._sound:
             self._reload()
         return self._mechanism.view(key, self._clock.now())
-
-
-__all__ = ["VIEW_NS", "Gone", "Host", "OutOfStep", "Reply", "aged"]

@@ -7,6 +7,7 @@ reply (a NamedTuple or a plain value) or PENDING, and may raise a `RaygateError`
 only before it has changed anything.
 """
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -93,6 +94,13 @@ class Mechanism(Protocol):
 
     def restored(self, head: tuple[int, str] | None) -> None:
         """Told after `load`: the head that was found beside the database."""
+
+
+def mechanism_of(factory: str) -> Mechanism:
+    """The mechanism that `module:Class` names."""
+    module, _, name = factory.partition(":")
+    made: Mechanism = getattr(importlib.import_module(module), name)()
+    return made
 
 
 class Bookkeeping:

@@ -6,6 +6,7 @@ open to it. When the line breaks, Ray is asked again.
 
 import asyncio
 import itertools
+from typing import Any
 
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError
@@ -87,9 +88,10 @@ class RayTransport:
                 self._handle = await asyncio.to_thread(
                     registry.ensure, self._name, self._singleton, self._place
                 )
+            handle: Any = self._handle
             async with asyncio.timeout(_FIND_S):
-                found: Address = await self._handle.address.remote()
-                return found
+                found: Address = await handle.address.remote()
+            return found
         except ActorUnavailableError as error:
             raise TransportError("it is being restarted") from error
         except RayActorError as error:

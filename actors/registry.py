@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -148,10 +148,8 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
         enable_task_events=False,
         scheduling_strategy=NodeAffinitySchedulingStrategy(current.node, soft=False),
     )
-    handle: ActorHandle[HostActor] = actor.remote(
-        name, SINGLETONS[singleton], f"{singleton}.sqlite", current
-    )
-    return handle
+    handle: Any = actor.remote(name, SINGLETONS[singleton], f"{singleton}.sqlite", current)
+    return cast("ActorHandle[HostActor]", handle)
 
 
 def find(name: str, singleton: str) -> ActorHandle[HostActor] | None:
@@ -167,7 +165,9 @@ def describe(name: str, timeout_s: float = 2.0) -> dict[str, dict[str, Any]]:
     """Epoch, restarts, process and node of each singleton; `reachable` False without answer."""
     place = home(name)
     found = {singleton: find(name, singleton) for singleton in SINGLETONS}
-    asked = {key: handle.info.remote() for key, handle in found.items() if handle is not None}
+    asked: dict[str, Any] = {
+        key: handle.info.remote() for key, handle in found.items() if handle is not None
+    }
     refs = list(asked.values())
     ready = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)[0] if refs else []
     told: dict[str, dict[str, Any]] = {}

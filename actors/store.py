@@ -132,21 +132,23 @@ class Store:
         latest: dict[str, dict[str, Any]] = {}
         for table, key, value in rows:
             latest.setdefault(table, {})[key] = value
-        puts = {
-            self._put[table]: [
-                (key, _pack(value)) for key, value in values.items() if value is not None
-            ]
-            for table, values in latest.items()
-        }
-        drops = {
-            self._drop[table]: [(key,) for key, value in values.items() if value is None]
-            for table, values in latest.items()
-        }
+        puts = [
+            (
+                self._put[table],
+                [(key, _pack(each)) for key, each in changed.items() if each is not None],
+            )
+            for table, changed in latest.items()
+        ]
+        drops = [
+            (self._drop[table], [(key,) for key, each in changed.items() if each is None])
+            for table, changed in latest.items()
+        ]
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            for statement, changes in (*puts.items(), *drops.items()):
-                if changes:
-                    self._db.executemany(statement, changes)
+            for statement, put in puts:
+                self._db.executemany(statement, put)
+            for statement, drop in drops:
+                self._db.executemany(statement, drop)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from actors.errors import NotFound, RaygateError, SingletonUnavailable
-from deployments.api import admin, chat, health, operators, prompts
+from deployments.api import admin, budgets, chat, health, operators, prompts
 from deployments.api.auth import authenticate, must_be_admin
 from deployments.api.http import (
     ClientGone,
@@ -43,7 +43,9 @@ _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
         ("GET", "keys", admin.list_keys),
         ("POST", "keys", admin.create_key),
         ("DELETE", "keys/{id}", admin.revoke_key),
-        ("GET", "budgets", admin.list_budgets),
+        ("GET", "budgets", budgets.list_budgets),
+        ("PUT", "budgets/{name}", budgets.set_budget),
+        ("DELETE", "budgets/{name}", budgets.remove_budget),
         ("GET", "limits", admin.list_limits),
         ("GET", "breakers", admin.list_breakers),
         ("POST", "breakers", admin.force_breaker),

@@ -11,6 +11,7 @@ from ray.serve import Application
 from actors import registry
 from actors.consultant import Consultant
 from actors.ray_transport import RayTransport
+from deployments.api.http import Message, Receive, Scope, Send
 from deployments.app import App, create_app
 from deployments.config import GatewayArgs, ProviderArgs
 from deployments.prompts import load_builtin
@@ -44,7 +45,7 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> App:
         """The app, on the loop that will serve it."""
         self._start()
-        return create_app(self.services)
+        return named_by_serve(create_app(self.services))
 
     async def reconfigure(self, user_config: Any) -> None:
         """A policy came. Never raises: that would take this replica down."""
@@ -65,6 +66,21 @@ class Gateway:
     async def __del__(self) -> None:
         if self._started:
             await self.services.close()
+
+
+def named_by_serve(app: App) -> App:
+    """The app without its `x-request-id`: Serve's middleware adds the same one to every reply."""
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        async def unnamed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = message["headers"]
+                message["headers"] = [one for one in headers if one[0] != b"x-request-id"]
+            await send(message)
+
+        await app(scope, receive, unnamed)
+
+    return served
 
 
 def provider_of(args: ProviderArgs, gateway: str) -> Provider:

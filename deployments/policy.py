@@ -59,19 +59,9 @@ class Who:
 
     def subject(self, scope: str) -> str:
         """The value that this scope counts by ("" for the cluster)."""
-        match scope:
-            case "team":
-                return self.team
-            case "key":
-                return self.key
-            case "model":
-                return self.model
-            case "key_model":
-                return f"{self.key}|{self.model}"
-            case "user":
-                return f"{self.team}/{self.user}" if self.user else ""
-            case _:
-                return ""
+        if scope == "key_model":
+            return f"{self.key}|{self.model}"
+        return budget_terms.subject_of(scope, self.key, self.team, self.model, self.user)
 
 
 class PolicyInForce:
@@ -145,7 +135,11 @@ class PolicyInForce:
         )
 
     def budget_subjects(self, who: Who) -> tuple[tuple[str, str], ...]:
-        """(budget, subject) of every budget that binds this request (the cluster's always do)."""
+        """(budget, subject) of every budget of the policy that binds this request.
+
+        The cluster's always do. So do those that operators have set, unnamed: which they are,
+        the cost tracker sees by whose charge it is, so that they bind as soon as they are set.
+        """
         return tuple(
             (budget.name, who.subject(budget.scope))
             for budget in self.policy.budgets

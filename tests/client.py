@@ -6,8 +6,6 @@ from typing import Any
 
 import aiohttp
 
-from tests.replies import eventually
-
 Answered = tuple[int, Any, dict[str, str]]
 """Status, JSON (or text) and headers of a reply."""
 
@@ -75,12 +73,12 @@ class Client:
 
     async def trace(self, id: str) -> Any:
         """A trace by its id or its request's, once it has arrived."""
-
-        async def kept() -> Any:
+        for _ in range(200):
             status, found, _ = await self.call("GET", f"/admin/v1/traces/{id}")
-            return found if status == 200 else None
-
-        return await eventually(kept, 20.0)
+            if status == 200:
+                return found
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"no trace {id}")
 
     async def ledger(self, team: str) -> list[dict[str, Any]]:
         """The ledger's rows of one team, in order."""

@@ -115,11 +115,6 @@ def _key(record: KeyRecord) -> dict[str, Any]:
     return {**shown, "models": list(record.models)}
 
 
-async def list_budgets(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
-    """Each budget with what is posted, held and left."""
-    return {"data": await services.costs.ask("budgets")}
-
-
 async def costs_summary(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
     """Today, the average, the month; and `by` key, team, model or day."""
     summary = await services.costs.ask("summary")

@@ -84,7 +84,7 @@ def result(request: Request, reply: Reply, text: str) -> dict[str, Any]:
     assert prompted is not None
     fallback = reply.text is not None
     return {
-        "id": request.id,
+        "id": request.trace.request_id,
         "status": "fallback" if fallback else "success",
         "response": text,
         "reason": reply.reason,

@@ -161,11 +161,11 @@ def _request(
     # A header per request is rare enough: the common request has none of these.
     rare = headers.keys() & {b"x-raygate-cache", b"x-raygate-tags", b"x-raygate-fallback"}
     id = services.mint()
+    trace.request_id = trace.request_id or id
     tags = _NO_TAGS
     if b"x-raygate-tags" in rare:
         tags = tags_of(headers[b"x-raygate-tags"].decode("utf-8", "replace"))
     trace.facts |= {
-        "request_id": id,
         "endpoint": fields["endpoint"],
         "key": key.id,
         "team": key.team,

@@ -20,7 +20,7 @@ def reply_headers(request: Request, reply: Reply) -> Headers:
     """What `http-api` promises on every answer."""
     trace = request.trace
     headers: Headers = [
-        (b"x-request-id", request.id.encode()),
+        (b"x-request-id", request.trace.request_id.encode()),
         (b"x-raygate-cache", reply.cache.encode()),
         traceparent(request),
         *_attempt_headers(reply),
@@ -191,10 +191,10 @@ def refusal_headers(trace: Trace, request: Request | None) -> Headers:
     """What an error carries beside its own headers."""
     if request is None:
         return [
-            (b"x-request-id", trace.id.encode()),
+            (b"x-request-id", (trace.request_id or trace.id).encode()),
             (b"traceparent", f"00-{trace.id}-{trace.id[-16:]}-01".encode()),
         ]
-    headers: Headers = [(b"x-request-id", request.id.encode()), traceparent(request)]
+    headers: Headers = [(b"x-request-id", trace.request_id.encode()), traceparent(request)]
     reply = request.reply
     if reply is not None:
         headers += _attempt_headers(reply) + limit_headers(reply.limits)

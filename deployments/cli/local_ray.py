@@ -23,7 +23,7 @@ from deployments.cli.terminal import Problem
 # Ray's and HAProxy's sockets lie below it, and a socket's path is at most 107 bytes long.
 _PARENT = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()  # noqa: S108 - mkdtemp, 0700
 _START_S = 150.0
-_METRICS_PORT, _STATS_PORT, _DASHBOARD_PORT = 9101, 8404, 8265
+_METRICS_PORT, _STATS_PORT, _FALLBACK_PORT, _DASHBOARD_PORT = 9101, 8404, 8500, 8265
 _OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -76,6 +76,7 @@ def environment(folder: Path, configured: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(processes.free_port(_METRICS_PORT)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(processes.free_port(_STATS_PORT)),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(processes.free_port(_FALLBACK_PORT)),
     }
 
 

@@ -155,7 +155,10 @@ def replicas(applications: Iterable[str]) -> dict[str, dict[str, dict[str, int]]
     found = serve.status().applications
     return {
         name: {
-            deployment: {str(state.value): count for state, count in each.replica_states.items()}
+            deployment: {
+                str(getattr(state, "value", state)): count
+                for state, count in each.replica_states.items()
+            }
             for deployment, each in found[name].deployments.items()
         }
         for name in applications

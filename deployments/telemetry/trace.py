@@ -4,11 +4,15 @@ import os
 import time
 from typing import Any
 
+_MAX_NAME = 128
+
 
 class Trace:
     """The record of one request.
 
     id: W3C trace id, 32 hex digits; parent: the caller's span, if it named one.
+    request_id: what its client knows the request by, "" until it has a name. Nothing is held
+        by it: clients may choose it.
     steps: (name, start, duration) in nanoseconds since the request came.
     """
 
@@ -19,6 +23,7 @@ class Trace:
         "id",
         "parent",
         "provider_ns",
+        "request_id",
         "started_ns",
         "steps",
     )
@@ -26,6 +31,7 @@ class Trace:
     def __init__(self, id: str, parent: str | None = None) -> None:
         self.id = id
         self.parent = parent
+        self.request_id = ""
         self.started_ns = time.time_ns()
         self._began_ns = time.perf_counter_ns()
         self.provider_ns = 0
@@ -47,6 +53,7 @@ class Trace:
         """The trace as it is kept and shown."""
         return {
             "trace_id": self.id,
+            "request_id": self.request_id or self.id,
             "parent": self.parent,
             "started_ns": self.started_ns,
             "duration_ns": self.elapsed_ns(),
@@ -61,6 +68,18 @@ class Trace:
 
 def new_trace(headers: dict[bytes, bytes]) -> Trace:
     """The trace that a W3C `traceparent` header continues, or one of its own."""
+    trace = _trace_of(headers)
+    trace.request_id = _name_given(headers)
+    return trace
+
+
+def _name_given(headers: dict[bytes, bytes]) -> str:
+    """What the request is called already: by its client, or by the ingress in front of us."""
+    name = headers.get(b"x-request-id", b"").decode("latin-1")
+    return name if len(name) <= _MAX_NAME and name.isascii() and name.isprintable() else ""
+
+
+def _trace_of(headers: dict[bytes, bytes]) -> Trace:
     given = headers.get(b"traceparent")
     if given is not None:
         words = given.decode("latin-1").split("-")

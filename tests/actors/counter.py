@@ -36,8 +36,10 @@ class Counter(Bookkeeping):
         "log": "archive",
     }
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
-        "add total refuse break_half_way spoil_row spoil_reply wait serve display hide page spin "
-        "many waiting".split()
+        (
+            *("add", "total", "refuse", "break_half_way", "spoil_row", "spoil_reply"),
+            *("page", "spin", "wait", "waiting", "serve", "display", "hide"),
+        )
     )
 
     def __init__(self) -> None:
@@ -65,9 +67,6 @@ class Counter(Bookkeeping):
 
     def total(self, now: int, caller: str) -> int:
         return self.sums.get("all", 0)
-
-    def many(self, now: int, caller: str, size: int) -> bytes:
-        return bytes(size)
 
     def refuse(self, now: int, caller: str) -> None:
         raise Conflict("not like this", "no", "amount", 2.5, False)

@@ -34,7 +34,9 @@ def tracker(*budgets: dict[str, Any], now: int = NOON) -> CostTracker:
 def account(of: CostTracker, name: str, now: int = NOON, subject: str | None = None) -> Any:
     """(posted, pending, available) of one budget's account, as `budgets` lists it."""
     for each in of.budgets(now, "c"):
-        if each["name"] == name and subject in (None, each["subject"]):
+        if each["name"] != name or each["subject"] is None:
+            continue
+        if subject in (None, each["subject"]):
             return each["posted_nanos"], each["pending_nanos"], each["available_nanos"]
     return None
 

@@ -33,6 +33,12 @@ POLICIES: list[dict[str, Any]] = [
     ]},
 ]  # fmt: skip
 
+ADDED: list[dict[str, Any]] = [
+    {"scope": "team", "subject": "ann", "period": "week", "amount_nanos": 50},
+    {"scope": "model", "period": "day", "amount_nanos": 90, "timezone": "Asia/Tokyo"},
+    {"scope": "cluster", "period": "total", "amount_nanos": 500},
+]
+
 UP = {("held", "estimated"), ("held", "actual"), ("held", "void"), ("estimated", "actual")}
 amounts = st.sampled_from([0, 1, 10, 20, 29, 30, 31, 59, 60, 61, 80])
 names = st.sampled_from(["ann", "bob", "a|b"])
@@ -140,6 +146,16 @@ class Lives(RuleBasedStateMachine):
         self.revision += 1
         self.lowered = True
         self.both("configure", str(self.revision), policy)
+
+    @rule(name=st.sampled_from(["extra", "other"]), spec=st.sampled_from(ADDED))
+    def set_budget(self, name: str, spec: dict[str, Any]) -> None:
+        self.lowered = True
+        self.both("set_budget", name, spec)
+
+    @rule(name=st.sampled_from(["extra", "other"]))
+    def remove_budget(self, name: str) -> None:
+        if any(each["name"] == name for each in self.both("budgets")):
+            self.both("remove_budget", name)
 
     @rule()
     def restart(self) -> None:

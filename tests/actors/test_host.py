@@ -468,7 +468,9 @@ async def test_silent_callers_are_forgotten_after_two_days(
     assert world.stored("_callers").keys() == {"live"}
 
 
-async def test_a_mechanism_that_is_always_due_does_not_spin(world: World) -> None:
+async def test_a_mechanism_that_is_always_due_does_not_spin(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its time comes a thousand times a second at most, and costs no commit."""
     commits = 0
     commit = world.host._store.commit
@@ -478,7 +480,7 @@ async def test_a_mechanism_that_is_always_due_does_not_spin(world: World) -> Non
         commits += 1
         commit(*args)
 
-    world.host._store.commit = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(world.host._store, "commit", counted)
     await world.ask(("spin",))
     before, committed = world.host._mechanism.advanced, commits  # type: ignore[attr-defined]
     await asyncio.sleep(0.1)

@@ -1,7 +1,9 @@
 """A gateway of four replicas behind HAProxy on a Ray of its own, for a whole module of tests."""
 
+import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,12 +22,15 @@ _END_S = 60.0
 class Gateway:
     """A running gateway, and the process that deployed it (see `stage.py`).
 
-    url: of the ingress. admin: the secret of an admin key. storage: its state, and the
-    provider's log.
+    url: of the ingress. haproxy: its admin socket. admin: the secret of an admin key.
+    storage: its state, and the provider's log.
     """
 
-    def __init__(self, stage: "subprocess.Popen[str]", url: str, storage: Path) -> None:
+    def __init__(
+        self, stage: "subprocess.Popen[str]", url: str, haproxy: str, storage: Path
+    ) -> None:
         self.url = url
+        self.haproxy = haproxy
         self.storage = storage
         self.admin = ""
         self._stage = stage
@@ -45,6 +50,16 @@ class Gateway:
         """The process in which a singleton runs; None while it does not answer."""
         pid: int | None = self.do("describe")[singleton].get("pid")
         return pid
+
+    def served(self) -> dict[str, int]:
+        """How many requests each replica of the gateway has been handed, by HAProxy's count."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(self.haproxy)
+            line.sendall(b"show stat\n")
+            with line.makefile() as told:
+                rows = list(csv.DictReader(told))
+        print([(row["# pxname"], row["svname"], row["stot"]) for row in rows if row["svname"]])
+        return {row["svname"]: int(row["stot"]) for row in rows if row["svname"]}
 
     def calls(self, *models: str) -> list[CallRecord]:
         """What the provider has been asked for these models, in order."""
@@ -76,7 +91,8 @@ def running(storage: Path, policy: Any, models: list[str]) -> Iterator[Gateway]:
             ) as stage,
         ):
             try:
-                gateway = Gateway(stage, f"http://127.0.0.1:{port}", storage)
+                socket_path = variables["RAY_SERVE_HAPROXY_SOCKET_PATH"]
+                gateway = Gateway(stage, f"http://127.0.0.1:{port}", socket_path, storage)
                 gateway.admin = gateway.do("build", models)
                 gateway.do("deploy", policy)
                 yield gateway

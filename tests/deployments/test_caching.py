@@ -187,6 +187,7 @@ async def test_stale_while_revalidate_refreshes_once(stack: Stack) -> None:
     """A stale answer at once for everybody, and one call that renews it."""
     await stack.policy(cache={"ttl_s": 0.1, "stale_while_revalidate_s": 60})
     await stack.chat("renewed")
+    await stack.settled()
     await asyncio.sleep(0.15)
     await stack.knobs(ttft_s=0.1)
     seen = await Seen.now(stack)
@@ -228,7 +229,7 @@ async def test_one_that_queues_for_its_limit_holds_nobody_up(stack: Stack) -> No
     await asyncio.sleep(0.1)
     began = asyncio.get_running_loop().time()
     assert await cache_word(stack, "shared question", user="quick") == "MISS"
-    assert asyncio.get_running_loop().time() - began < 0.5
+    assert asyncio.get_running_loop().time() - began < 0.8
     status, _, headers = await queued
     assert (status, headers["x-raygate-cache"]) == (200, "HIT")
 

@@ -127,9 +127,9 @@ async def test_a_models_second_name_for_the_maximum(stack: Stack) -> None:
 
 async def test_the_requests_own_timeout_ends_it(stack: Stack) -> None:
     """408, not to be retried, soon after the time asked for; the call is charged."""
-    await stack.knobs(ttft_s=0.6)
+    await stack.knobs(ttft_s=1.0)
     seen = await Seen.now(stack)
-    status, body, headers = await stack.chat("too slow", x_raygate_timeout="0.2")
+    status, body, headers = await stack.chat("too slow", x_raygate_timeout="0.5")
     assert (status, body["error"]["code"]) == (408, "deadline_exceeded")
     assert headers["x-should-retry"] == "false"
     await stack.settled()

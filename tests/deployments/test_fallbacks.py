@@ -151,6 +151,7 @@ async def test_a_stale_answer_is_better_than_an_error(
     more = {"stream": True} if kind == "stream" else {}
     await stack.policy(cache={"ttl_s": 0.1, "stale_if_error_s": 60})
     await ask(text, **more)
+    await stack.settled()
     await asyncio.sleep(0.15)
     await cause(stack)
     # The cause has set a policy of its own: entries keep the times that they were stored with.
@@ -166,6 +167,7 @@ async def test_a_refused_rate_limit_is_not_papered_over(stack: Stack) -> None:
     """A stale answer is no way round a limit that protects the gateway."""
     await stack.policy(cache={"ttl_s": 0.1, "stale_if_error_s": 60})
     await stack.chat("limited")
+    await stack.settled()
     await asyncio.sleep(0.15)
     await no_requests_left(stack)
     assert (await stack.chat("limited"))[0] == 429
@@ -193,8 +195,10 @@ async def test_a_silent_limiter_and_cache_end_in_time(stack: Stack) -> None:
     for line in lines:
         line.silence()
     try:
-        status, body, _ = await stack.execute("silence", x_raygate_timeout="2.3")
-        _, health, _ = await stack.call("GET", "/health", key=stack.admin)
+        (status, body, _), (_, health, _) = await asyncio.gather(
+            stack.execute("silence", x_raygate_timeout="2.3"),
+            stack.call("GET", "/health", key=stack.admin),
+        )
     finally:
         for line in lines:
             line.restore()

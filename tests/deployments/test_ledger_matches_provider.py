@@ -28,7 +28,7 @@ POLICY: dict[str, Any] = {
         {"name": "day", "amount_usd": 100},
         {"name": "t", "scope": "team", "amount_usd": 99},
     ],
-    "breakers": {"default": {"failure_threshold": 0, "min_calls": 100_000, "timeout_s": 1.0}},
+    "breakers": {"default": {"failure_threshold": 0, "min_calls": 100_000}},
     "retries": {"attempts": 3, "base_s": 0.005, "budget_share": 1.0, "budget_floor": 1000},
 }
 
@@ -46,7 +46,7 @@ async def one(stack: Stack, session: aiohttp.ClientSession, dice: random.Random)
     path = "/v1/chat/completions"
     if kind == "prompt":
         path, body = "/v1/prompts/business_analysis_v1/execute", {"inputs": {"data": text}}
-    patience_s = dice.uniform(0.001, 0.06) if "leave" in kind else 30.0
+    patience_s = dice.uniform(0.001, 0.06) if "leave" in kind else 100.0
     timeout = aiohttp.ClientTimeout(total=patience_s)
     try:
         async with session.post(

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tests.replies import Seen, eventually, events
+from tests.replies import Seen, events, eventually
 from tests.stack import Stack
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +65,7 @@ async def test_execute_answers_with_all_promised_fields(stack: Stack) -> None:
 
 
 async def test_executed_again_it_comes_from_the_cache_at_no_cost(stack: Stack) -> None:
-    """cached is true, cost 0, and the provider hears nothing."""
+    """The field `cached` is true, cost 0, and the provider hears nothing."""
     _, first, _ = await stack.execute("the same data")
     seen = await Seen.now(stack)
     _, again, headers = await stack.execute("the same data")
@@ -193,7 +193,7 @@ async def test_an_experiments_variants_stick_and_their_interactions_are_counted(
     _, fallback = await ask("a", name="Grace")
     assert fallback["status"] == "fallback"
     status, _ = await ask("a", name="Grace", x_raygate_fallback="off")
-    assert status == 502
+    assert status in (502, 503)
     await stack.knobs(outage=False)
 
     async def counted() -> Any:
