@@ -86,6 +86,7 @@ class Books:
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
+        self.budgets: dict[str, Budget] = {}
         self._added = AddedBudgets()
         self.changed: set[str] = set()
         self.labels: dict[str, str] = {}
@@ -116,7 +117,11 @@ class Books:
     def _arrange(self) -> None:
         # Policy's come first: the cluster's day that reports go by is one of them.
         every = (*self._named.values(), *self._added.in_force(self._named))
-        self.budgets = {each.name: Budget(each, periods.zone(each.timezone)) for each in every}
+        known = {budget.terms: budget for budget in self.budgets.values()}
+        self.budgets = {
+            each.name: known.get(each) or Budget(each, periods.zone(each.timezone))
+            for each in every
+        }
         cluster = [budget for budget in self.budgets.values() if budget.terms.scope == "cluster"]
         self.daily = next(budget for budget in cluster if budget.terms.period == "day")
         self._shared = tuple(cluster)

@@ -78,7 +78,8 @@ class Consultant:
         """Deliver what was told, as far as the host can be reached, and stop."""
         self._urgent.set()
         give_up = time.monotonic() + patience_s
-        while (self._queue or self._in_flight) and time.monotonic() < give_up:
+        while (self._queue or self._in_flight) and time.monotonic() < give_up:  # noqa: ASYNC110
+            # Once in a process's life: not worth an event on the way of every batch.
             await asyncio.sleep(0.005)
         for task in self._tasks:
             task.cancel()

@@ -120,4 +120,3 @@ class _Visitor:
         self._among.discard(self)
         for task in self._watches:
             task.cancel()
-

@@ -54,7 +54,8 @@ def measure(
         raise RuntimeError("the benchmark needs wrk: apt-get install wrk")
     script = folder / f"load-{'fresh' if fresh else 'same'}.lua"
     script.write_text(_SCRIPT.replace("FRESH", "true" if fresh else "false"))
-    command = [binary, "-t1", f"-c{clients}", f"-d{seconds:g}s", "-s", str(script), "--timeout", "30s"]
+    command = [binary, "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "30s"]
+    command += ["-s", str(script)]
     told = subprocess.run(
         [*command, url, "--", stamp, key], capture_output=True, text=True, check=True
     )

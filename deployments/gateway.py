@@ -86,10 +86,11 @@ def named_by_serve(app: App) -> App:
 def provider_of(args: ProviderArgs, gateway: str) -> Provider:
     """The provider that a configuration names. Raises ValueError where its key is missing."""
     if args.kind == "simulated":
-        key, kind = cluster_secret(gateway), SimulatedClient
+        kind: type[OpenAIProvider] = SimulatedClient
+        key = cluster_secret(gateway)
     else:
         assert args.api_key_env is not None
-        key, kind = os.environ.get(args.api_key_env, ""), OpenAIProvider
+        kind, key = OpenAIProvider, os.environ.get(args.api_key_env, "")
         if not key:
             raise ValueError(
                 f"provider {args.name}: the environment variable {args.api_key_env} is not set"
@@ -111,4 +112,5 @@ def deployment(args: GatewayArgs, **options: Any) -> serve.Deployment:
         "health_check_period_s": 5,
         "graceful_shutdown_timeout_s": args.drain_s + 5,
     }
-    return serve.deployment(Gateway, **{**usual, **options})
+    made: serve.Deployment = serve.deployment(**{**usual, **options})(Gateway)
+    return made

@@ -227,7 +227,7 @@ async def serving(app: Any, port: int) -> AsyncIterator[None]:
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.005)
     try:
         yield

@@ -162,8 +162,8 @@ class OpenAIProvider:
             return ProviderFailure("connect", text)
         if isinstance(error, aiohttp.ClientConnectorError):
             # The system's own word: the library's names the address, which is no client's business.
-            known = error.errno is not None and error.errno > 0
-            reason = os.strerror(error.errno) if known else type(error).__name__
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else type(error).__name__
             return ProviderFailure("connect", f"no connection to provider {self.name}: {reason}")
         if isinstance(error, TimeoutError):
             text = f"provider {self.name} said nothing more within {call.timeout_s:g} s"

@@ -106,4 +106,4 @@ def error(client: openai.OpenAI, asked: dict[str, Any]) -> Any:
 
 if __name__ == "__main__":
     asker = openai.OpenAI(base_url=sys.argv[1], api_key=sys.argv[2], max_retries=1, timeout=20)
-    print(json.dumps(globals()[sys.argv[3]](asker)))
+    print(json.dumps([globals()[what](asker) for what in sys.argv[3].split(",")]))

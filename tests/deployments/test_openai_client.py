@@ -31,19 +31,12 @@ async def client(stack: Stack, what: str, *cases: tuple[str, dict[str, Any]]) ->
     return json.loads(out)
 
 
-async def test_chat_and_stream_with_base_url_and_key_only(stack: Stack) -> None:
-    """The same answer plain and streamed, with the usage that both tell."""
-    plain, streamed = await asyncio.gather(client(stack, "chat"), client(stack, "stream"))
+async def test_a_user_changes_base_url_and_key_only(stack: Stack) -> None:
+    """Chat and streams agree, usage included; tools, models and headers come through."""
+    plain, streamed, tools, models, raw = await client(stack, "chat,stream,tools,models,raw")
     assert plain == streamed
     assert plain["tokens"] == 12
     assert plain["text"]
-
-
-async def test_tools_models_and_headers(stack: Stack) -> None:
-    """Tool calls come through plain and streamed; models and headers as the client reads them."""
-    tools, models, raw = await asyncio.gather(
-        client(stack, "tools"), client(stack, "models"), client(stack, "raw")
-    )
     assert tools == {"name": "weather", "streamed": "weather"}
     assert set(models) == {"gpt-4o", "gpt-4o-mini"}
     assert raw == {"cache": "MISS", "request_id": True}
@@ -69,7 +62,7 @@ async def test_errors_are_the_clients_own_classes(stack: Stack) -> None:
         },
     )
     await stack.chat("the only one", key=hurried)
-    found = await client(
+    (found,) = await client(
         stack,
         "errors",
         ("", {"messages": []}),
@@ -95,5 +88,5 @@ async def test_errors_are_the_clients_own_classes(stack: Stack) -> None:
 async def test_a_broken_stream_is_an_error_to_the_client(stack: Stack) -> None:
     """The error event raises APIError in the middle of the iteration."""
     await stack.knobs(reset_rate=1.0, reset_at="middle", seed=3)
-    (found,) = await client(stack, "errors", ("", {"stream": True}))
+    ((found,),) = await client(stack, "errors", ("", {"stream": True}))
     assert found == {"class": "APIError", "code": "provider_error", "tried": 1}
