@@ -37,7 +37,10 @@ class AddedBudgets:
         return terms
 
     def remove(self, name: Any, of_policy: Collection[str]) -> None:
-        """Remove one. Raises NotFound, or Conflict for one of policy's."""
+        """Remove one; set again before the cluster's next day, it knows what was used.
+
+        Raises NotFound, or Conflict for one of policy's.
+        """
         fields.identifier(name, "name")
         if name not in self.terms:
             _check_name(name, of_policy)

@@ -199,7 +199,8 @@ class Books:
             found = self.accounts.get(account.key)
             if found is None:
                 budget = self.budgets.get(account.budget)
-                if budget is None or budget.label != account.label:
+                # An account without what is to be taken back is another one of the same name.
+                if budget is None or budget.label != account.label or change_nanos < 0:
                     return
                 found = Account(account.key)
                 self.keep(found)

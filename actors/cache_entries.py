@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from actors.errors import InvalidRequest
 from actors.timetable import Timetable
 
 _SWEEP_NS = 1_000_000_000
@@ -59,6 +60,20 @@ class Bounds(NamedTuple):
     max_bytes: int = 256 * 1024 * 1024
     max_entries: int = 10_000
     max_entry_bytes: int = 4 * 1024 * 1024
+
+    @classmethod
+    def of(cls, policy: dict[str, Any]) -> "Bounds":
+        """What a policy says; what is absent is default.
+
+        Raises InvalidRequest for an unknown name or anything but an integer from 0 up.
+        """
+        for name, value in policy.items():
+            if name not in cls._fields:
+                known = ", ".join(cls._fields)
+                raise InvalidRequest(f"The cache policy has {name}; known are {known}", param=name)
+            if type(value) is not int or not 0 <= value < 2**63:
+                raise InvalidRequest(f"{name} must be an integer from 0 up", param=name)
+        return cls(**policy)
 
 
 def size_of(key: str, entry: Entry) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-from actors.cache_entries import Entry
+from actors.cache_entries import Entry, Stored
+from actors.errors import InvalidRequest
 from actors.mechanism import Bookkeeping, Row
 from actors.timetable import Timetable
 
@@ -80,6 +81,22 @@ class Claim:
         return unpurged and self.tenant == lead.tenant
 
 
+def purged_by(by: str, value: str) -> Callable[[str, Stored | Claim], bool]:
+    """Whether a purge by "all", "model", "tenant" or "key" means this key, and what is there.
+
+    Raises InvalidRequest for any other word.
+    """
+    tests: dict[str, Callable[[str, Stored | Claim], bool]] = {
+        "all": lambda key, of: True,
+        "model": lambda key, of: of.model == value,
+        "tenant": lambda key, of: of.tenant == value,
+        "key": lambda key, of: key == value,
+    }
+    if by not in tests:
+        raise InvalidRequest(f"Purge by {', '.join(tests)}, not by {by}", param="by")
+    return tests[by]
+
+
 @dataclass(slots=True)
 class _Flight:
     leader: Claim | None = None
@@ -108,6 +125,13 @@ class Flights:
     def find(self, id: str) -> Claim | None:
         """The claim with this id, if it is still held."""
         return self._claims.get(id)
+
+    def leading(self, id: str, key: str, generation: int) -> Claim | None:
+        """The claim with this id, if it leads this key (or beside it) since that generation."""
+        claim = self._claims.get(id)
+        if claim is None or claim.role == Role.WAIT:
+            return None
+        return claim if (claim.key, claim.generation) == (key, generation) else None
 
     def leader(self, key: str) -> Claim | None:
         """Who leads this key."""

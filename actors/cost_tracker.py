@@ -90,8 +90,8 @@ class CostTracker(Bookkeeping):
     def set_budget(self, now: int, caller: str, name: str, spec: dict[str, Any]) -> Terms:
         """Set a budget beside policy's, or change it, keeping what was used of it.
 
-        It binds every charge that is reserved from now on, whatever its caller knows.
-        spec: see `budget_terms.added`. Raises what `AddedBudgets.set` raises.
+        It binds every charge reserved from now on. spec: see `budget_terms.added`.
+        Raises what `AddedBudgets.set` raises.
         """
         terms = self._books.add(name, spec)
         self._due = 0
@@ -99,7 +99,7 @@ class CostTracker(Bookkeeping):
         return terms
 
     def remove_budget(self, now: int, caller: str, name: str) -> None:
-        """Take away what `set_budget` has set. Raises what `AddedBudgets.remove` raises."""
+        """Take away what `set_budget` has set: see `AddedBudgets.remove`."""
         self._books.remove(name)
         self._due = 0
         self.advance(now)

@@ -73,7 +73,7 @@ class Host:
             self._meta.get("now", 0),
         )
         if self._meta:
-            # Of an earlier life: whoever watched it may trust its views for that long.
+            # Whoever watched its earlier life may trust those views for that long.
             self._watchers.settle(VIEW_NS)
         self._meta |= {"claim": claim, "epoch": self._epoch, "restarts": self._restarts}
         self._meta |= {"boot": clock.boot, "offset_ns": clock.offset_ns}

@@ -3,19 +3,21 @@
 Exact keys, bounded, least recently used goes first (`actors/cache_entries.py`). Of all
 that miss the same key one is the leader, who fetches and fills; the others wait
 (`actors/cache_flights.py`; the idea is golang.org/x/sync/singleflight's, across
-processes). Stale answers: RFC 5861.
+processes). Stale answers: RFC 5861. Whole replies under keys that clients choose:
+`actors/repeats.py`.
 
 A restart loses the bodies; it remembers who leads and who waits, the purge generation
 and the policy. Counters count from the start of the process.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from actors.cache_entries import Bounds, Entries, Entry, Stored
-from actors.cache_flights import TABLE, Claim, Flights, Hit, Lead, Role, Unanswered
+from actors.cache_flights import TABLE, Flights, Hit, Lead, Role, Unanswered, purged_by
 from actors.errors import IdempotencyMismatch, InvalidRequest, Overloaded
 from actors.mechanism import Bookkeeping, Gone, Pending, Row
+from actors.repeats import FOLLOWERS, REPEATS, Repeated, RepeatReply, Repeats
 
 MAX_CLAIMS = 100_000
 """Leaders and waiters at once; past it a claim raises Overloaded."""
@@ -29,9 +31,12 @@ class ResponseCache(Bookkeeping):
     NAME: ClassVar[str] = "response_cache"
     DURABLE: ClassVar[bool] = False
     CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
-    TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {TABLE: "live", _META: "live"}
+    TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = dict.fromkeys(
+        (TABLE, _META, REPEATS, FOLLOWERS), "live"
+    )
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
         {"configure", "claim", "fill", "leave", "lookup", "waiting", "purge", "status"}
+        | {"repeat_begin", "repeat_finish", "repeat_leave"}
     )
 
     def __init__(self) -> None:
@@ -40,25 +45,19 @@ class ResponseCache(Bookkeeping):
         self._revision = ""
         self._entries = Entries(self._bounds)
         self._flights = Flights(self)
+        self._repeats = Repeats(self)
         self._hits = self._misses = self._waits = 0
 
     # Commands.
 
     def configure(self, now: int, caller: str, revision: str, policy: dict[str, Any]) -> None:
-        """Apply bounds: `max_bytes`, `max_entries`, `max_entry_bytes`; what is absent is default.
+        """Apply bounds (see `Bounds.of`), to which the replies kept for repeats don't count.
 
         Entries that no longer fit go at once. The revision in force again changes nothing.
-        Raises InvalidRequest for an unknown name or anything but an integer from 0 up.
         """
         if revision == self._revision:
             return
-        for name, value in policy.items():
-            if name not in Bounds._fields:
-                known = ", ".join(Bounds._fields)
-                raise InvalidRequest(f"The cache policy has {name}; known are {known}", param=name)
-            if type(value) is not int or not 0 <= value < 2**63:
-                raise InvalidRequest(f"{name} must be an integer from 0 up", param=name)
-        self._revision, self._bounds = revision, Bounds(**policy)
+        self._bounds, self._revision = Bounds.of(policy), revision
         self._entries.resize(self._bounds)
         self.put(_META, "policy", [revision, self._bounds._asdict()])
 
@@ -149,16 +148,8 @@ class ResponseCache(Bookkeeping):
         if entry.kind not in ("json", "sse"):
             raise InvalidRequest(f"An entry is json or sse, not {entry.kind}", param="kind")
         self._catch_up(now)
-        lead = self._flights.find(lead_id)
-        if (
-            lead is None
-            or lead.role == Role.WAIT
-            or (lead.key, lead.generation)
-            != (
-                key,
-                generation,
-            )
-        ):
+        lead = self._flights.leading(lead_id, key, generation)
+        if lead is None:
             return False
         self._flights.land(lead, Hit(entry, 0, False, None), now)
         if ttl_ns <= 0 or lead.purged:
@@ -212,18 +203,28 @@ class ResponseCache(Bookkeeping):
 
         What is being fetched for them is not kept when it comes.
         """
-        tests: dict[str, Callable[[str, Stored | Claim], bool]] = {
-            "all": lambda key, of: True,
-            "model": lambda key, of: of.model == value,
-            "tenant": lambda key, of: of.tenant == value,
-            "key": lambda key, of: key == value,
-        }
-        if by not in tests:
-            raise InvalidRequest(f"Purge by {', '.join(tests)}, not by {by}", param="by")
+        matches = purged_by(by, value)
         self._catch_up(now)
-        self.put(_META, "generation", self._flights.purge(tests[by]))
+        self.put(_META, "generation", self._flights.purge(matches))
         self.show("generation")
-        return self._entries.remove_where(tests[by])
+        return self._entries.remove_where(matches)
+
+    def repeat_begin(
+        self, now: int, caller: str, id: str, key: str, digest: bytes, wait_ns: int, life_ns: int
+    ) -> RepeatReply:
+        """See `Repeats.begin`."""
+        self._catch_up(now)
+        return self._repeats.begin(now, caller, id, key, digest, wait_ns, life_ns)
+
+    def repeat_finish(self, now: int, caller: str, key: str, id: str, entry: Entry | None) -> None:
+        """See `Repeats.finish`."""
+        self._catch_up(now)
+        self._repeats.finish(now, key, id, entry)
+
+    def repeat_leave(self, now: int, caller: str, key: str, id: str) -> None:
+        """See `Repeats.leave`."""
+        self._catch_up(now)
+        self._repeats.leave(now, key, id)
 
     def status(self, now: int, caller: str) -> dict[str, Any]:
         """For health and admin. hit_rate: hits among all lookups, those that waited included."""
@@ -242,13 +243,14 @@ class ResponseCache(Bookkeeping):
             "leaders": len(self._flights) - self._flights.waiters,
             "waiters": self._flights.waiters,
             "generation": self._flights.generation,
+            "repeats": self._repeats.status(),
         }
 
     # What a host needs.
 
     def load(self, rows: Iterable[Row]) -> None:
         """See `Mechanism`. There are no entries among the rows."""
-        by_table: dict[str, list[Row]] = {TABLE: [], _META: []}
+        by_table: dict[str, list[Row]] = {table: [] for table in self.TABLES}
         for row in rows:
             by_table[row.table].append(row)
         meta = {row.key: row.value for row in by_table[_META]}
@@ -256,11 +258,12 @@ class ResponseCache(Bookkeeping):
             self._revision, self._bounds = meta["policy"][0], Bounds(**meta["policy"][1])
             self._entries.resize(self._bounds)
         self._flights.load(by_table[TABLE], meta.get("generation", 0))
+        self._repeats.load(by_table[REPEATS], by_table[FOLLOWERS])
 
     def advance(self, now: int) -> int | None:
         """See `Mechanism`: ends claims whose time is over, drops dead entries."""
         self._catch_up(now)
-        due = (self._flights.next_ns(), self._entries.next_ns())
+        due = (self._flights.next_ns(), self._entries.next_ns(), self._repeats.next_ns())
         return min((at_ns for at_ns in due if at_ns is not None), default=None)
 
     def view(self, key: str, now: int) -> Any:
@@ -273,7 +276,7 @@ class ResponseCache(Bookkeeping):
 
     def keep(self, reply: Any) -> Any:
         """See `Mechanism`. Bodies are not stored: whoever gets Gone claims again."""
-        return Gone() if isinstance(reply, Hit) else reply
+        return Gone() if isinstance(reply, Hit | Repeated) else reply
 
     # Inside.
 
@@ -281,6 +284,7 @@ class ResponseCache(Bookkeeping):
         """Have everything as it is at `now`, however late `advance` is."""
         self._flights.catch_up(now)
         self._entries.sweep(now)
+        self._repeats.catch_up(now)
 
     def _hit(self, key: str, stored: Stored, now: int, lead: Lead | None) -> Hit:
         self._hits += 1

@@ -145,15 +145,26 @@ async def reconcile(
     """Joins what both books gained since a position.
 
     Settling happens off the response path, so this asks again, for at most `patience_s` seconds,
-    while a call has no charge yet.
+    while a call has no charge yet, or a book can't be read. Raises GatewayError when it still
+    can't be read then.
     """
     deadline = asyncio.get_running_loop().time() + patience_s
     while True:
-        # The provider's book first: what it holds by now must be, or come, in the ledger.
-        events = [orjson.dumps(event) async for event in gateway.provider_log(since.log)]
-        ledger = [row async for row in gateway.ledger(since.ledger)]
-        accounts = join(ledger, simulated_log.join(events), key_id)
-        settled = accounts.uncharged == accounts.open_calls == accounts.estimated == 0
-        if settled or asyncio.get_running_loop().time() > deadline:
-            return accounts
+        try:
+            accounts = await _read(gateway, since, key_id)
+        except GatewayError:
+            # Under load a page may fail; a whole run is not thrown away for that.
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        else:
+            settled = accounts.uncharged == accounts.open_calls == accounts.estimated == 0
+            if settled or asyncio.get_running_loop().time() > deadline:
+                return accounts
         await asyncio.sleep(0.5)
+
+
+async def _read(gateway: Gateway, since: Position, key_id: str) -> Accounts:
+    # The provider's book first: what it holds by now must be, or come, in the ledger.
+    events = [orjson.dumps(event) async for event in gateway.provider_log(since.log)]
+    ledger = [row async for row in gateway.ledger(since.ledger)]
+    return join(ledger, simulated_log.join(events), key_id)

@@ -17,6 +17,7 @@ from deployments.api.http import (
 )
 from deployments.api.reading import chat_request
 from deployments.api.writing import count_refusal, refusal_headers, send_chat
+from deployments.idempotency import once
 from deployments.pipeline import run
 from deployments.request import Request
 from deployments.services import Services
@@ -33,17 +34,25 @@ async def chat_completions(services: Services, scope: Scope, receive: Receive, s
         must_be_user(key)
         raw = await read_body(headers, receive, services.args.max_body_bytes)
         request = chat_request(services, key, headers, parse_object(raw), trace, len(raw))
-        reply = await run(services, request)
+        await once(services, request, headers, raw, send, _answer)
     except ClientGone:
         return
-    except asyncio.CancelledError:
-        if request is not None and not request.calling:
-            trace.facts |= {"endpoint": "chat", "outcome": "client_gone"}
-            services.finish(trace)
-        raise
     except RaygateError as error:
         count_refusal(services, trace, "chat", error, request)
         await send_error(send, error, refusal_headers(trace, request))
+
+
+async def _answer(services: Services, request: Request, send: Send) -> None:
+    try:
+        reply = await run(services, request)
+    except asyncio.CancelledError:
+        if not request.calling:
+            request.trace.facts["outcome"] = "client_gone"
+            services.finish(request.trace)
+        raise
+    except RaygateError as error:
+        count_refusal(services, request.trace, "chat", error, request)
+        await send_error(send, error, refusal_headers(request.trace, request))
         return
     await send_chat(services, request, reply, send)
 

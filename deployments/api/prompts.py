@@ -30,6 +30,7 @@ from deployments.api.writing import (
     reply_headers,
     send_head,
 )
+from deployments.idempotency import once
 from deployments.pipeline import run
 from deployments.replay import data_of
 from deployments.request import Reply, Request
@@ -50,17 +51,25 @@ async def execute(
         raw = await read_body(headers, receive, services.args.max_body_bytes)
         body = parse_object(raw)
         request = prompt_request(services, key, headers, body, trace, template_id)
-        reply = await run(services, request)
+        await once(services, request, headers, raw, send, _answer)
     except ClientGone:
         return
-    except asyncio.CancelledError:
-        if request is not None and not request.calling:
-            trace.facts |= {"endpoint": "prompt", "outcome": "client_gone"}
-            services.finish(trace)
-        raise
     except RaygateError as error:
         count_refusal(services, trace, "prompt", error, request)
         await send_error(send, error, refusal_headers(trace, request))
+
+
+async def _answer(services: Services, request: Request, send: Send) -> None:
+    try:
+        reply = await run(services, request)
+    except asyncio.CancelledError:
+        if not request.calling:
+            request.trace.facts["outcome"] = "client_gone"
+            services.finish(request.trace)
+        raise
+    except RaygateError as error:
+        count_refusal(services, request.trace, "prompt", error, request)
+        await send_error(send, error, refusal_headers(request.trace, request))
         return
     if request.stream:
         await _send_stream(services, request, reply, send)

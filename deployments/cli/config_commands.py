@@ -33,8 +33,9 @@ def diff(
     key: KeyOption = None,
 ) -> None:
     """What a deploy of FILE would change."""
+    at = reach(file, url)
     plan = _plan(file)
-    force = _in_force(reach(file, url), key)
+    force = _in_force(at, key)
     policy = comparison.changes(force["policy"] or {}, plan.policy.model_dump(mode="json"))
     args = []
     if force["args"] is not None:

@@ -62,6 +62,8 @@ def environment(folder: Path, configured: Mapping[str, str]) -> dict[str, str]:
         # An idle gateway has nothing to drain; one with requests waits for those.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A dozen small actors at once: they wait more for one another than for the processor.
+        "RAY_worker_maximum_startup_concurrency": "16",
         "RAY_START_HOOK": "deployments.cli.start_hook.no_ray_client",
         **configured,
         **access(folder),

@@ -25,9 +25,7 @@ class Reach:
         """The module `serving`, connected to the gateway's Ray. Raises Problem."""
         if self.ray is None:
             raise Problem("Set RAY_ADDRESS to the cluster that the gateway runs on (HOST:6379).")
-        address, session = self.ray
-        if session is not None:
-            os.environ.update(local_ray.access(session))
+        address, _ = self.ray
         from deployments.cli import serving
 
         serving.connect(address)
@@ -47,7 +45,10 @@ class Reach:
 
 
 def reach(config: Path | None, url: str | None) -> Reach:
-    """The gateway of a configuration; `url` overrides where it is."""
+    """The gateway of a configuration; `url` overrides where it is.
+
+    Call it first: for a local Ray of ours it sets the variables that Ray reads when imported.
+    """
     try:
         raw = configuration.read(configuration.find(config))
     except Problem:
@@ -57,4 +58,7 @@ def reach(config: Path | None, url: str | None) -> Reach:
     name, storage_path = configuration.identity(raw)
     running = StateFile(configuration.folder_of(storage_path, name)).read()
     known = running.url if running else ready.url_of(raw.get("http_options") or {})
-    return Reach(name, url or known, running)
+    found = Reach(name, url or known, running)
+    if found.ray is not None and found.ray[1] is not None:
+        os.environ.update(local_ray.access(found.ray[1]))
+    return found

@@ -4,6 +4,7 @@ Imports Ray, which reads the environment while it is imported: for a local Ray o
 this only after `local_ray.access`.
 """
 
+import hashlib
 import logging
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import BaseModel
 
 from actors import registry
 from deployments.cli import processes
@@ -135,8 +137,8 @@ def _built(app: AppPlan, variables_by_node: bool) -> Any:
             runtime_env = dict(actor.get("runtime_env") or {})
             runtime_env["env_vars"] = env | dict(runtime_env.get("env_vars") or {})
             options["ray_actor_options"] = {**actor, "runtime_env": runtime_env}
-        if options:
-            bound._bound_deployment = deployment.options(**options)
+        version = _version(app, options.get("ray_actor_options"))
+        bound._bound_deployment = deployment.options(**options, version=version, _internal=True)
         given: Any = deployment
         arguments = [*given.init_args, *given.init_kwargs.values()]
         pending += [each for each in arguments if isinstance(each, Application)]
@@ -146,6 +148,18 @@ def _built(app: AppPlan, variables_by_node: bool) -> Any:
             f"Allowed: {', '.join(sorted(seen))}"
         )
     return made
+
+
+def _version(app: AppPlan, actor_options: Any) -> str:
+    """Changes when replicas have to restart; else a policy is changed in place.
+
+    Serve gives an application of `serve.run` a random one, so that each deploy restarts it.
+    """
+    sources = [Path(__file__).parents[2] / package for package in ("actors", "deployments")]
+    newest = max(file.stat().st_mtime_ns for source in sources for file in source.rglob("*.py"))
+    args = app.args.model_dump(mode="json") if isinstance(app.args, BaseModel) else app.args
+    told = repr((app.import_path, args, dict(app.env_vars), actor_options, newest))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def replicas(applications: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:

@@ -57,7 +57,7 @@ class OpenAIProvider:
         self._max_connections = max_connections
         self._keepalive_s = keepalive_s
         self._max_answer_bytes = max_answer_bytes
-        self._timeout = self._limits(None)
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[str, URL] = {}
 
@@ -68,7 +68,8 @@ class OpenAIProvider:
         """Send once and read the whole reply; `ProviderFailure` when there is none."""
         start = monotonic_ns()
         try:
-            async with asyncio.timeout(call.timeout_s), self._post(call, self._timeout) as reply:
+            limits = self._limits(None, call.timeout_s)
+            async with asyncio.timeout(call.timeout_s), self._post(call, limits) as reply:
                 first = monotonic_ns() - start
                 body = await self._read(reply)
                 return Answer(
@@ -82,7 +83,7 @@ class OpenAIProvider:
         start = monotonic_ns()
         try:
             async with asyncio.timeout(call.timeout_s):
-                reply = await self._post(call, self._limits(call.timeout_s))
+                reply = await self._post(call, self._limits(call.timeout_s, call.timeout_s))
                 first = monotonic_ns() - start
                 body = b""
                 if reply.status != 200:
@@ -131,10 +132,13 @@ class OpenAIProvider:
                 self._urls[path] = url
         return url
 
-    def _limits(self, between_chunks_s: float | None) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(
-            total=None, connect=self._connect_timeout_s, sock_read=between_chunks_s
-        )
+    def _limits(self, between_chunks_s: float | None, whole_s: float) -> aiohttp.ClientTimeout:
+        """A call that gets no connection in time must end as such: nothing was sent, and
+        nothing may be charged. So that limit lies before the one on the whole."""
+        if between_chunks_s is None and whole_s > self._connect_timeout_s:
+            return self._timeout
+        connect_s = min(self._connect_timeout_s, 0.9 * whole_s)
+        return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_read=between_chunks_s)
 
     async def _read(self, reply: aiohttp.ClientResponse) -> bytes:
         length = reply.content_length

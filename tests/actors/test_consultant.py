@@ -482,7 +482,7 @@ async def test_whatever_a_host_raises_is_ridden_through(
     assert not asker.reachable
     store.commit = commit
     assert await asked == Sum(2)
-    assert asker.reachable
+    await until(lambda: asker.reachable)
     warned = [one for one in caplog.records if one.name == module.__name__]
     assert [one.levelno for one in warned] == [logging.WARNING]
 

@@ -50,7 +50,7 @@ def line(of: CostTracker, name: str, now: int = NOON) -> dict[str, Any]:
     ],
 )
 def test_it_binds_whom_it_names_and_nobody_else(
-    scope: str, subject: str, other: dict[str, str]
+    scope: str, subject: str, other: dict[str, Any]
 ) -> None:
     """Whoever's charge it is pays from it, though the caller did not name the budget."""
     costs = tracker()
@@ -156,7 +156,25 @@ def test_removed_it_binds_nobody() -> None:
         costs.remove_budget(NOON, "c", "cap")
     with pytest.raises(Conflict):
         costs.remove_budget(NOON, "c", "p")
-    assert costs.status(NOON + DAY, "c")["accounts"] == 1, "the daily budget's, for charge b"
+    costs.set_budget(NOON, "c", "cap", spec("team", 150))
+    assert line(costs, "cap")["available_nanos"] == 50, "put back, it knows what was used"
+    costs.remove_budget(NOON, "c", "cap")
+    assert costs.status(NOON + DAY, "c")["accounts"] == 0
+
+
+def test_late_correction_of_a_forgotten_account_adds_no_money() -> None:
+    """An estimate that came down counts for nothing on a budget that has begun anew since."""
+    costs = tracker()
+    total = spec("team") | {"period": "total"}
+    costs.set_budget(NOON, "c", "cap", total)
+    midnight = NOON + DAY // 2
+    reserve(costs, "a", 100, now=midnight - 2)
+    costs.post(midnight - 1, "c", "a", 100, Usage(), True)
+    costs.remove_budget(midnight - 1, "c", "cap")
+    costs.advance(midnight)
+    costs.set_budget(midnight, "c", "cap", total)
+    assert costs.post(midnight + 1, "c", "a", 10, Usage()) == "replaced"
+    assert line(costs, "cap", midnight + 1)["available_nanos"] == 100
 
 
 @pytest.mark.parametrize("name", ["p", "daily"])
@@ -208,7 +226,7 @@ def test_it_survives_a_restart() -> None:
     reserve(costs, "a", 80)
     rows: dict[Any, Any] = {row[:2]: as_plain(row.value) for row in costs.take_changes().rows}
     again = CostTracker()
-    again.load(Row(*key, value) for key, value in rows.items() if value is not None)
+    again.load(Row(table, key, value) for (table, key), value in rows.items() if value is not None)
     assert again.budgets(NOON, "c") == costs.budgets(NOON, "c")
     assert isinstance(reserve(again, "b", 21), Exhausted)
 

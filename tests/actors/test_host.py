@@ -416,6 +416,23 @@ async def test_a_barrier_of_a_batch_that_failed_does_not_stand(
     assert news.results == [("e", True)]
 
 
+async def test_a_barrier_at_a_restarted_host_waits_for_those_who_have_not_found_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their views of its earlier life live on for a while, though it knows no watcher yet."""
+    monkeypatch.setattr(module, "VIEW_NS", S // 5)
+    await world.ask(("everywhere", "now"))
+    assert (await world.watch()).results == [("now", True)]
+    world.restart()
+    began = time.monotonic()
+    await world.ask(("display", "x", 1), ("everywhere", "later"))
+    news = await world.watch()
+    while not news.results:
+        news = await world.watch(news.cursor, news.incarnation)
+    assert news.results == [("later", True)]
+    assert time.monotonic() - began > 0.15
+
+
 # Epochs, callers, time.
 
 

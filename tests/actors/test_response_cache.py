@@ -244,6 +244,7 @@ def test_status_counts() -> None:
         "leaders": 1,
         "waiters": 0,
         "generation": 0,
+        "repeats": dict.fromkeys(("keys", "running", "followers", "replies", "bytes"), 0),
     }
 
 

@@ -6,17 +6,25 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ports import free_ports
 from deployments.cli import local_ray, processes
 from deployments.providers.simulated_log import CallRecord, read_calls
+from tests.cluster.stage import NAME, REPLICAS
 
 ROOT = Path(__file__).parents[2]
 FAST_INGRESS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-_END_S = 60.0
+PORTS = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
+_START_S = _END_S = 60.0
 
 
 class Gateway:
@@ -27,7 +35,7 @@ class Gateway:
     """
 
     def __init__(
-        self, stage: "subprocess.Popen[str]", url: str, haproxy: str, storage: Path
+        self, stage: "subprocess.Popen[str]", url: str, haproxy: Path, storage: Path
     ) -> None:
         self.url = url
         self.haproxy = haproxy
@@ -53,17 +61,27 @@ class Gateway:
 
     def served(self) -> dict[str, int]:
         """How many requests each replica of the gateway has been handed, by HAProxy's count."""
+        # Each node's HAProxy has a folder of its own.
+        (admin,) = self.haproxy.parent.glob(f"*/{self.haproxy.name}")
         with socket.socket(socket.AF_UNIX) as line:
-            line.connect(self.haproxy)
+            line.connect(str(admin))
             line.sendall(b"show stat\n")
             with line.makefile() as told:
-                rows = list(csv.DictReader(told))
-        print([(row["# pxname"], row["svname"], row["stot"]) for row in rows if row["svname"]])
-        return {row["svname"]: int(row["stot"]) for row in rows if row["svname"]}
+                rows = [row for row in csv.DictReader(told) if row["svname"]]
+        replicas = [row for row in rows if row["svname"].startswith(f"SERVE_REPLICA_{NAME}-")]
+        return {row["svname"]: int(row["stot"]) for row in replicas}
 
     def calls(self, *models: str) -> list[CallRecord]:
         """What the provider has been asked for these models, in order."""
         return [one for one in read_calls(self.storage / "calls.jsonl") if one.model in models]
+
+
+def _wait_for_all(gateway: Gateway) -> None:
+    """Serve calls an application running before its ingress knows of every replica."""
+    give_up = time.monotonic() + _START_S
+    while len(gateway.served()) < REPLICAS:
+        assert time.monotonic() < give_up, gateway.served()
+        time.sleep(0.2)
 
 
 @contextmanager
@@ -75,13 +93,18 @@ def running(storage: Path, policy: Any, models: list[str]) -> Iterator[Gateway]:
     folder = local_ray.make_folder()
     variables = local_ray.environment(folder, FAST_INGRESS)
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    port = processes.free_port()
+    # Not the usual ones: another gateway may be starting on this machine.
+    port, *others = free_ports(1 + len(PORTS))
+    variables |= dict(zip(PORTS, map(str, others), strict=True))
     try:
         address, _ = local_ray.start(folder, variables, dashboard=False)
         with (
             (storage / "stage.log").open("wb") as log,
             subprocess.Popen(
-                [sys.executable, "-m", "tests.cluster.stage", address, str(port), str(storage)],
+                [
+                    *(sys.executable, "-m", "tests.cluster.stage"),
+                    *(address, str(port), str(storage), *models),
+                ],
                 env={**os.environ, **variables},
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
@@ -91,10 +114,11 @@ def running(storage: Path, policy: Any, models: list[str]) -> Iterator[Gateway]:
             ) as stage,
         ):
             try:
-                socket_path = variables["RAY_SERVE_HAPROXY_SOCKET_PATH"]
-                gateway = Gateway(stage, f"http://127.0.0.1:{port}", socket_path, storage)
-                gateway.admin = gateway.do("build", models)
+                haproxy = Path(variables["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+                gateway = Gateway(stage, f"http://127.0.0.1:{port}", haproxy, storage)
+                gateway.admin = gateway.do("bootstrap")
                 gateway.do("deploy", policy)
+                _wait_for_all(gateway)
                 yield gateway
                 assert stage.stdin is not None
                 stage.stdin.close()
@@ -104,6 +128,4 @@ def running(storage: Path, policy: Any, models: list[str]) -> Iterator[Gateway]:
     finally:
         local_ray.end(folder)
         assert not processes.of_folder(folder)
-        named = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
-        for taken in (port, *(int(variables[name]) for name in named)):
-            assert processes.port_is_free("127.0.0.1", taken)
+        assert all(processes.port_is_free("127.0.0.1", one) for one in (port, *others))

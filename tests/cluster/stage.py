@@ -4,39 +4,41 @@ A process of its own, because Serve reads its mode from the environment when it 
 and Ray allows a process one cluster. It takes one JSON value per line, `[what, argument]`,
 and answers each with one: `["ok", value]` or `["failed", why]`. It ends with its input.
 
-    python -m tests.cluster.stage RAY_ADDRESS PORT STORAGE_FOLDER
+    python -m tests.cluster.stage RAY_ADDRESS PORT STORAGE_FOLDER MODEL...
 """
 
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
 
 from actors import keys, registry
 from actors.consultant import Consultant
 from actors.ray_transport import RayTransport
-from deployments import gateway
-from deployments.config import GatewayArgs
-from deployments.providers import simulated
-from deployments.providers.simulated import SimulatedArgs
-from deployments.providers.simulated_knobs import Knobs
 
 NAME = "on-ray"
 REPLICAS = 4
 
 
-def main(address: str, port: str, storage: str) -> None:
+def main(address: str, port: str, storage: str, *models: str) -> None:
     """Start, obey, end."""
     # Ray and Serve print as well; what is said to the tests must stay apart from it.
     answers, sys.stdout = sys.stdout, sys.stderr
     ray.init(address=address, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
-    stage = Stage(int(port), Path(storage))
-    commands = {"build": stage.build, "deploy": stage.deploy, "describe": stage.describe}
+    stage = Stage(int(port), Path(storage), models)
+    commands: dict[str, Callable[[Any], Any]] = {
+        "bootstrap": stage.bootstrap,
+        "deploy": stage.deploy,
+        "describe": stage.describe,
+    }
     try:
         for line in sys.stdin:
             what, argument = json.loads(line)
@@ -52,25 +54,28 @@ def main(address: str, port: str, storage: str) -> None:
 
 
 class Stage:
-    """What the tests can have done. port: of the ingress. storage: for all durable state."""
+    """What the tests can have done.
 
-    def __init__(self, port: int, storage: Path) -> None:
+    port: of the ingress. storage: for all durable state. models: that the provider knows.
+    """
+
+    def __init__(self, port: int, storage: Path, models: tuple[str, ...]) -> None:
         self._storage = storage
         provider = {
             "name": "simulated",
             "kind": "simulated",
             "base_url": f"http://127.0.0.1:{port}/simulated/v1",
         }
-        self._args = GatewayArgs.model_validate(
-            {"name": NAME, "storage_path": str(storage), "providers": [provider]}
-        )
+        self._gateway = {"name": NAME, "storage_path": str(storage), "providers": [provider]}
+        self._simulated = {
+            "name": NAME,
+            "models": models,
+            "knobs": {"ttft_s": 0.0, "tokens_per_s": 0.0},
+            "log_path": str(storage / "calls.jsonl"),
+        }
 
-    def build(self, models: list[str]) -> str:
-        """Deploy the provider, and make the first admin key of the gateway to come."""
-        quick = Knobs(ttft_s=0.0, tokens_per_s=0.0)
-        log = self._storage / "calls.jsonl"
-        provider = SimulatedArgs(name=NAME, models=tuple(models), knobs=quick, log_path=log)
-        serve.run(simulated.build(provider), name="simulated", route_prefix="/simulated")
+    def bootstrap(self, _: None) -> str:
+        """Make the first admin key of the gateway to come."""
         return asyncio.run(self._bootstrap())
 
     async def _bootstrap(self) -> str:
@@ -83,9 +88,24 @@ class Stage:
         return minted.secret
 
     def deploy(self, policy: Any) -> None:
-        """Deploy the gateway; again, with another policy: in place."""
-        everything = gateway.deployment(self._args, num_replicas=REPLICAS, user_config=policy)
-        serve.run(everything.bind(self._args), name=NAME, route_prefix="/")
+        """Deploy both applications as `serve deploy` does; again: what has changed of them."""
+        gateway = {
+            "name": NAME,
+            "route_prefix": "/",
+            "import_path": "deployments.gateway:build",
+            "args": self._gateway,
+            "deployments": [{"name": "Gateway", "num_replicas": REPLICAS, "user_config": policy}],
+        }
+        provider = {
+            "name": "simulated",
+            "route_prefix": "/simulated",
+            "import_path": "deployments.providers.simulated:build",
+            "args": self._simulated,
+        }
+        config = ServeDeploySchema.parse_obj({"applications": [gateway, provider]})
+        client = _get_global_client()
+        assert client is not None
+        client.deploy_apps(config, _blocking=True)
 
     def describe(self, _: None) -> dict[str, dict[str, Any]]:
         """The singletons, as `registry.describe`."""

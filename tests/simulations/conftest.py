@@ -18,12 +18,13 @@ class FakeGateway:
     url: where it listens
     delay_s: what a call of its provider takes
     skip_charges: how many of the next calls are left out of the ledger, as a bug would
+    broken_pages: how many of the next pages of the provider's log can't be read
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.delay_s = 0.005
-        self.skip_charges = 0
+        self.skip_charges = self.broken_pages = 0
         self.knobs: dict[str, Any] = {"outage": False, "fill_max_tokens": False, "spread": 0.0}
         self.keys: dict[str, str] = {}
         self.budgets: dict[str, tuple[str, int]] = {}
@@ -173,6 +174,9 @@ class FakeGateway:
         return web.json_response(self.knobs)
 
     async def _log_page(self, request: web.Request) -> web.Response:
+        if self.broken_pages:
+            self.broken_pages -= 1
+            return _error(502, "provider_error")
         after, limit = int(request.query["after"]), int(request.query["limit"])
         lines = self.log[after:].splitlines(keepends=True)[:limit]
         rows = [orjson.loads(line) for line in lines]

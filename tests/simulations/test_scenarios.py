@@ -9,6 +9,7 @@ from typing import Protocol
 import pytest
 
 from simulations import accounts, budget_runs_out, demo, provider_outage
+from simulations.client import Gateway as Client
 from simulations.client import SimulationError
 from simulations.records import Progress, Record, Sample, Window
 from simulations.scenarios import SCENARIOS, simulate
@@ -24,6 +25,7 @@ class Gateway(Protocol):
 
     url: str
     skip_charges: int
+    broken_pages: int
     knobs: dict[str, object]
     keys: dict[str, str]
     budgets: dict[str, tuple[str, int]]
@@ -48,6 +50,25 @@ async def test_each_scenario_finds_a_sound_gateway_sound(fake_gateway: Gateway, 
     assert fake_gateway.keys == {}
     assert fake_gateway.budgets == {}
     assert not any(fake_gateway.knobs.values())
+
+
+async def test_a_book_that_can_not_be_read_for_a_moment_spoils_no_run(
+    fake_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider's log is asked for again; for good unreadable, it is an error."""
+
+    async def broken(
+        pages: int, patience_s: float, admin: Client, since: accounts.Position, key_id: str
+    ) -> accounts.Accounts:
+        fake_gateway.broken_pages = pages
+        return await accounts.reconcile(admin, since, key_id, patience_s)
+
+    monkeypatch.setattr(demo, "reconcile", functools.partial(broken, 1, 10.0))
+    assert (await simulate("demo", fake_gateway.url, "rg-admin")).holds
+    monkeypatch.setattr(demo, "reconcile", functools.partial(broken, 1000, 0.0))
+    with pytest.raises(SimulationError, match="502"):
+        await simulate("demo", fake_gateway.url, "rg-admin")
+    assert fake_gateway.keys == {}
 
 
 async def test_a_call_that_is_missing_from_the_ledger_is_found(

@@ -1,0 +1,171 @@
+"""`raygate up` and `down` as a user runs them: real processes, real ports, a home of their own."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deployments.cli import processes
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+START_S = 400
+
+
+class Machine:
+    """A home folder and a port, and what is run there."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = processes.free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = home / ".raygate" / "raygate"
+        ours = ("RAYGATE_", "RAY_")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        self.environment = {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+        self.key = ""
+        self.sessions: set[Path] = set()
+
+    def raygate(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "deployments.cli", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def up(self) -> dict[str, Any]:
+        """Start it, and remember the key from the first start."""
+        printed = self.raygate("up", "--detach", "--json", "--port", str(self.port)).stdout
+        told: dict[str, Any] = json.loads(printed)
+        self.key = told["admin_key"] or self.key
+        self.sessions.add(self.session)
+        return told
+
+    @property
+    def session(self) -> Path:
+        """The folder of the Ray that runs."""
+        return Path(json.loads((self.folder / "up.json").read_text())["session"])
+
+    def status(self) -> dict[str, Any]:
+        """What `raygate status --json` says to an admin."""
+        self.environment["RAYGATE_ADMIN_KEY"] = self.key
+        try:
+            return dict(json.loads(self.raygate("status", "--json").stdout))
+        finally:
+            del self.environment["RAYGATE_ADMIN_KEY"]
+
+    def ask(self) -> dict[str, Any]:
+        """One chat request, by curl."""
+        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": str(time.time())}]}
+        command = ["curl", "-sS", f"{self.url}/v1/chat/completions", "-d", json.dumps(body)]
+        command += ["-H", f"Authorization: Bearer {self.key}"]
+        command += ["-H", "Content-Type: application/json"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        return dict(json.loads(answer.stdout))
+
+    def nothing_is_left(self) -> bool:
+        """No process of any session so far, no port, no folder."""
+        running = [each for one in self.sessions for each in processes.of_folder(one)]
+        folders = [one for one in self.sessions if one.exists()]
+        return not running and not folders and processes.port_is_free("127.0.0.1", self.port)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A machine; whatever happens, nothing of it stays."""
+    made = Machine(tmp_path)
+    try:
+        yield made
+    finally:
+        if (made.folder / "up.json").exists():
+            made.sessions.add(made.session)
+        for session in made.sessions:
+            processes.end_folder(session, patience_s=0.0)
+            subprocess.run(["rm", "-rf", str(session)], check=True)
+
+
+def test_up_down_three_times_then_a_kill_of_everything_loses_nothing(machine: Machine) -> None:
+    """Down leaves no process and no port; after a kill -9 the key and today's spend are there."""
+    for round in range(3):
+        told = machine.up()
+        assert (told["admin_key"] is None) == (round > 0)
+        assert told["url"] == machine.url
+        assert "usage" in machine.ask()
+        machine.raygate("down")
+        assert machine.nothing_is_left()
+        assert not (machine.folder / "up.json").exists()
+
+    machine.up()
+    for _ in range(3):
+        machine.ask()
+    spent = machine.status()["costs"]["today_cost"]
+    assert spent > 0
+    for process in processes.of_folder(machine.session):
+        process.kill()
+
+    machine.up()
+    after = machine.status()
+    assert after["costs"]["today_cost"] == spent
+    assert after["status"] == "healthy"
+    machine.ask()
+    assert machine.status()["costs"]["today_cost"] > spent
+
+    refused = machine.raygate("up", code=1)
+    assert f"up already, at {machine.url}" in refused.stderr
+    machine.raygate("down", "--purge", "--yes")
+    assert machine.nothing_is_left()
+    assert not machine.folder.exists()
+
+
+def test_ctrl_c_takes_down_what_was_started_and_its_curl_line_works(machine: Machine) -> None:
+    """In the foreground: the printed line works when pasted; SIGINT ends everything."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "deployments.cli", "up", "--port", str(machine.port)],
+        cwd=ROOT,
+        env=machine.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as foreground:
+        assert foreground.stdout is not None
+        pasted = ""
+        for printed in foreground.stdout:
+            if printed.startswith("curl "):
+                pasted = printed
+            if "Ctrl-C" in printed:
+                break
+        machine.sessions.add(machine.session)
+        answer = subprocess.run(shlex.split(pasted), capture_output=True, text=True, check=True)
+        assert json.loads(answer.stdout)["object"] == "chat.completion"
+        foreground.send_signal(signal.SIGINT)
+        assert foreground.wait(120) == 0
+    assert machine.nothing_is_left()
+
+
+def test_what_holds_a_taken_port_is_named_before_anything_starts(machine: Machine) -> None:
+    """The message has the pid and the command line, and no Ray was started."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", machine.port))
+        held.listen()
+        refused = machine.raygate("up", "--port", str(machine.port), code=1)
+    assert f"Port {machine.port} is held by pid {os.getpid()} (" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (machine.folder / "up.json").exists()
+    assert not [each for each in psutil.Process().children(recursive=True) if "ray" in each.name()]
