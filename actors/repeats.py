@@ -39,7 +39,9 @@ _SECOND_NS = 1_000_000_000
 
 
 class Begun(NamedTuple):
-    """This request is the one that runs. It ends in `finish` or in `leave`."""
+    """The request with this id is the one that runs. It ends in `finish` or in `leave`."""
+
+    id: str
 
 
 class Repeated(NamedTuple):
@@ -132,11 +134,11 @@ class Repeats:
         if known is None:
             self._make_room()
             self._run(key, _Key(digest, id, False, 0), now + lifetime_ns)
-            return Begun()
+            return Begun(id)
         if known.done:
             return self._reply(key)
         if known.holder == id:
-            return Begun()
+            return Begun(id)
         if follower is not None:
             follower.caller = caller
             self._note_follower(follower)
@@ -187,7 +189,7 @@ class Repeats:
         self._unfollow(heir)
         known.holder = heir.id
         self._run(key, known, now + heir.lifetime_ns)
-        self._books.answer(heir.caller, heir.id, Begun())
+        self._books.answer(heir.caller, heir.id, Begun(heir.id))
 
     def catch_up(self, now: int) -> None:
         """End what is over: lifetimes, followers' patience, the memory of keys."""
@@ -224,7 +226,7 @@ class Repeats:
     def load(self, rows: Iterable[Row], followers: Iterable[Row]) -> None:
         """Take keys and followers from their rows. There are no replies among them."""
         keys = [(row.key, _Key(*row.value)) for row in rows]
-        for key, known in keys:
+        for key, known in sorted(keys, key=lambda pair: pair[1].until_ns):
             self._keys[key] = known
             if known.done:
                 self._done[key] = None

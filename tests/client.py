@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 
 Answered = tuple[int, Any, dict[str, str]]
-"""Status, JSON (or text) and headers of a reply."""
+"""Status, JSON (or text) and headers of a reply; what a header says twice, with commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Client:
         ) as reply:
             kind = reply.headers.get("content-type", "")
             content = await (reply.json() if "json" in kind else reply.text())
-            return reply.status, content, {k.lower(): v for k, v in reply.headers.items()}
+            told = reply.headers
+            return reply.status, content, {k.lower(): ", ".join(told.getall(k)) for k in told}
 
     async def get(self, path: str) -> Any:
         """What an admin is told at `path`."""

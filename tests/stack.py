@@ -223,7 +223,12 @@ def free_port() -> int:
 async def serving(app: Any, port: int) -> AsyncIterator[None]:
     """An ASGI app on a port of the loopback."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=60,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ def _reason(application: Any) -> str:
 
 
 def undeploy(
-    name: str, applications: Iterable[str], everything: bool, patience_s: float
+    name: str, applications: Sequence[str], everything: bool, patience_s: float
 ) -> dict[str, Any]:
     """Delete the applications and end the singletons; says what there was.
 
@@ -234,12 +234,17 @@ def undeploy(
     client = serve_client()
     if client is not None:
         for application in applications:
-            if application in serve.status().applications:
-                _delete(application, patience_s)
+            present = serve.status().applications
+            if application in present:
                 deleted.append(application)
+                # The last ones go with Serve itself, which is quicker.
+                alone = everything and not present.keys() - set(applications)
+                if not alone or application == applications[0]:
+                    _delete(application, patience_s)
     ended = registry.teardown(name)
     forget_cluster_secret(name)
-    alone = client is not None and everything and not serve.status().applications
+    left = serve.status().applications.keys() - set(applications) if client is not None else ()
+    alone = client is not None and everything and not left
     if alone:
         serve.shutdown()
     return {"applications": deleted, "singletons": ended, "shut_serve_down": alone}

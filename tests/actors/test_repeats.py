@@ -14,7 +14,7 @@ from tests.actors.repeats_world import DAY, LIFE, REPLY, WAIT, S, World
 def test_repeats_follow_the_first_and_get_its_reply() -> None:
     """While it runs they wait; its reply comes late to them, and at once to those after it."""
     w = World()
-    assert w.begin(0, "a") == Begun()
+    assert w.begin(0, "a") == Begun("a")
     assert [w.begin(1, id) for id in "bc"] == [Pending(), Pending()]
     w.finish(2, "a")
     assert w.late == {"b": Repeated(REPLY), "c": Repeated(REPLY)}
@@ -37,7 +37,7 @@ def test_a_key_is_remembered_for_a_day() -> None:
     w.begin(0, "a")
     w.finish(5, "a")
     assert w.begin(5 + 24 * 3600 - 1, "b") == Repeated(REPLY)
-    assert w.begin(5 + 24 * 3600, "c") == Begun()
+    assert w.begin(5 + 24 * 3600, "c") == Begun("c")
 
 
 def test_whoever_leaves_hands_over_to_the_first_follower() -> None:
@@ -46,12 +46,12 @@ def test_whoever_leaves_hands_over_to_the_first_follower() -> None:
     for id in "abc":
         w.begin(0, id)
     w.leave(1, "a")
-    assert w.late == {"b": Begun()}
+    assert w.late == {"b": Begun("b")}
     w.leave(1, "b")
-    assert w.late == {"c": Begun()}
+    assert w.late == {"c": Begun("c")}
     w.leave(1, "c")
     assert not w.live
-    assert w.begin(2, "d") == Begun()
+    assert w.begin(2, "d") == Begun("d")
 
 
 def test_a_follower_that_leaves_is_told_nothing() -> None:
@@ -61,7 +61,7 @@ def test_a_follower_that_leaves_is_told_nothing() -> None:
         w.begin(0, id)
     w.leave(1, "b")
     w.leave(1, "a")
-    assert w.late == {"c": Begun()}
+    assert w.late == {"c": Begun("c")}
     w.finish(2, "c")
     assert not w.late
 
@@ -85,7 +85,7 @@ def test_a_late_end_still_counts() -> None:
     w.finish(101, "ak", key="k")
     w.leave(101, "al", "l")
     assert w.begin(102, "b", "k") == Repeated(REPLY)
-    assert w.begin(102, "c", "l") == Begun()
+    assert w.begin(102, "c", "l") == Begun("c")
 
 
 def test_patience_ends() -> None:
@@ -104,7 +104,7 @@ def test_asking_again_changes_nothing() -> None:
     """The same id gets the same word, while it runs and while it follows."""
     w = World()
     for _ in range(2):
-        assert w.begin(0, "a") == Begun()
+        assert w.begin(0, "a") == Begun("a")
         assert w.begin(0, "b") == Pending()
     assert w.repeats.status()["followers"] == 1
     with pytest.raises(IdempotencyMismatch):
@@ -135,7 +135,7 @@ def test_a_restart_forgets_replies_and_nothing_else() -> None:
     w.start()
     assert w.begin(1, "e", "done") == Forgotten()
     w.leave(1, "b", "running")
-    assert w.late == {"c": Begun()}
+    assert w.late == {"c": Begun("c")}
     w.finish(2, "c", key="running")
     assert w.late == {"d": Repeated(REPLY)}
 
@@ -164,7 +164,7 @@ def test_keys_and_followers_are_bounded() -> None:
     w.begin(0, "a", "1")
     w.finish(0, "a", key="1")
     w.begin(0, "b", "2")
-    assert w.begin(0, "c", "3") == Begun()
+    assert w.begin(0, "c", "3") == Begun("c")
     with pytest.raises(Overloaded):
         w.begin(0, "d", "4")
     w.begin(0, "e", "2")
@@ -182,7 +182,7 @@ def test_keys_and_followers_are_bounded() -> None:
 def test_the_response_cache_hosts_it() -> None:
     """Its commands, its timer, its rows, and no reply stored with a body."""
     cache = ResponseCache()
-    assert cache.repeat_begin(0, "c", "a", "k", b"d", WAIT, LIFE) == Begun()
+    assert cache.repeat_begin(0, "c", "a", "k", b"d", WAIT, LIFE) == Begun("a")
     assert cache.repeat_begin(0, "c", "b", "k", b"d", WAIT, LIFE) == Pending()
     assert cache.advance(0) == WAIT
     cache.repeat_leave(0, "c", "k", "b")

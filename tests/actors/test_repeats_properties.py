@@ -73,7 +73,8 @@ def test_one_runs_at_a_time_and_none_after_it_was_done(history: list[tuple[Any, 
 
     def told(id: str, reply: Any) -> None:
         key = wants[id]
-        if reply == Begun():
+        if isinstance(reply, Begun):
+            assert reply.id == id
             assert key not in runs or runs[key][0] == id, "two run the same key"
             assert done.get(key, -DAY) + DAY <= now * S, "it was done already"
             runs.setdefault(key, (id, now + LIFE // S))

@@ -137,31 +137,6 @@ async def today_nanos(client: Client) -> int:
     return spent
 
 
-async def test_a_limit_is_exact_over_all_replicas(gateway: Gateway, client: Client) -> None:
-    """I1, I13: in no window more than 50 + 20·W are admitted, over a minute at least 95 % of it."""
-    # One half takes no for an answer and comes back, the other stands in line.
-    keys = [await client.key(team="limited", max_wait_s=wait_s) for wait_s in (0, 2)]
-
-    async def once(number: int) -> str:
-        status, _, _ = await client.chat("again", "limited", keys[number % 2], max_tokens=1)
-        if status == 429:
-            await asyncio.sleep(0.3)
-        return str(status)
-
-    crowd = Crowd(AT_ONCE, once)
-    await asyncio.sleep(61)
-    ends = await crowd.stop()
-    calls = gateway.calls("limited")
-    assert set(ends) == {"200", "429"}, ends
-    assert len(calls) == len({call.charge_id for call in calls}) == ends["200"]
-    assert len(minters(calls)) == REPLICAS
-    stamps = [call.admitted_ns or 0 for call in calls]
-    assert min(stamps) > 0
-    assert most_above(RATE, stamps) <= BURST * 10**9
-    within = [stamp for stamp in stamps if stamp <= min(stamps) + 60 * 10**9]
-    assert len(within) >= 0.95 * (BURST + 60 * RATE)
-
-
 async def test_a_budget_is_exact_over_all_replicas(gateway: Gateway, client: Client) -> None:
     """I2: of 100 at once that cost 0.02 each, a dollar pays for exactly 50."""
     key = await client.key(team="paid")
@@ -208,6 +183,31 @@ async def test_identical_requests_are_one_call(gateway: Gateway, client: Client)
     assert len(gateway.calls("shared")) == 1
     await client.settled()
     assert len(await client.ledger("shared")) == 1
+
+
+async def test_a_limit_is_exact_over_all_replicas(gateway: Gateway, client: Client) -> None:
+    """I1, I13: in no window more than 50 + 20·W are admitted, over a minute at least 95 % of it."""
+    # One half takes no for an answer and comes back, the other stands in line.
+    keys = [await client.key(team="limited", max_wait_s=wait_s) for wait_s in (0, 2)]
+
+    async def once(number: int) -> str:
+        status, _, _ = await client.chat("again", "limited", keys[number % 2], max_tokens=1)
+        if status == 429:
+            await asyncio.sleep(0.3)
+        return str(status)
+
+    crowd = Crowd(AT_ONCE, once)
+    await asyncio.sleep(61)
+    ends = await crowd.stop()
+    calls = gateway.calls("limited")
+    assert set(ends) == {"200", "429"}, ends
+    assert len(calls) == len({call.charge_id for call in calls}) == ends["200"]
+    assert len(minters(calls)) == REPLICAS
+    stamps = [call.admitted_ns or 0 for call in calls]
+    assert min(stamps) > 0
+    assert most_above(RATE, stamps) <= BURST * 10**9
+    within = [stamp for stamp in stamps if stamp <= min(stamps) + 60 * 10**9]
+    assert len(within) >= 0.95 * (BURST + 60 * RATE)
 
 
 async def test_few_probe_a_provider_that_recovers(gateway: Gateway, client: Client) -> None:
