@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.parse import urlsplit, urlunsplit
@@ -121,6 +121,24 @@ def _moved_url(url: str, old: int, new: int) -> str:
     if parts.hostname not in _HERE or parts.port != old:
         return url
     return urlunsplit(parts._replace(netloc=f"{parts.hostname}:{new}"))
+
+
+def with_storage(raw: dict[str, Any], storage_path: str) -> dict[str, Any]:
+    """The same configuration with the gateway's storage path as given."""
+    apps = [
+        {**app, "args": {**(app.get("args") or {}), "storage_path": storage_path}}
+        if isinstance(app, dict) and app.get("import_path") == GATEWAY
+        else app
+        for app in raw.get("applications") or []
+    ]
+    return {**raw, "applications": apps}
+
+
+def without_haproxy(plan: Plan) -> Plan:
+    """The same plan for a machine that has no HAProxy."""
+    off = {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    apps = tuple(replace(app, env_vars={**app.env_vars, **off}) for app in plan.apps)
+    return replace(plan, apps=apps, controller_env={**plan.controller_env, **off})
 
 
 def identity(raw: Mapping[str, Any]) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from deployments.cli.state import Running, StateFile
 from deployments.cli.terminal import Problem, Progress, notice, progress
 
 _PATIENCE_S = 65.0
+_NO_HAPROXY = "HAProxy is not here (it is for Linux only): Serve's own, slower proxy is used."
 
 
 def up(
@@ -111,6 +112,8 @@ def _start(
     else:
         assert before.session is not None
         running, folder = before, Path(before.session)
+    # Ray's processes have another working folder than this one.
+    raw = configuration.with_storage(raw, str(state.folder.parent))
     variables = local_ray.environment(folder, configuration.environment_of(raw))
     # Serve reads them when it is imported, which the check does.
     os.environ.update(variables)
@@ -119,7 +122,7 @@ def _start(
     _refuse_missing_keys(plan)
     if before is None:
         if not local_ray.has_haproxy():
-            notice("HAProxy is for Linux only: Serve's own, slower proxy is used here.")
+            notice(_NO_HAPROXY)
         say("Starting Ray")
         address, dashboard_url = local_ray.start(folder, variables, dashboard)
         pid, created = local_ray.raylet(folder)
@@ -142,6 +145,9 @@ def _join(
 ) -> Ready:
     """On a cluster that others may use too."""
     os.environ.update(configuration.environment_of(raw))
+    if not local_ray.has_haproxy():
+        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
+        notice(_NO_HAPROXY)
     say("Checking the configuration")
     _checked(raw)
     say(f"Joining the Ray cluster at {address}")
@@ -157,6 +163,8 @@ def _join(
     elif present is None:
         _refuse_taken_port_of_head(serving.nodes(), raw.get("http_options") or {})
     plan = _checked(raw)
+    if not local_ray.has_haproxy():
+        plan = configuration.without_haproxy(plan)
     serving.refuse_conflicts(plan)
     running = Running(
         name=plan.args.name,

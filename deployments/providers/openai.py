@@ -133,8 +133,8 @@ class OpenAIProvider:
         return url
 
     def _limits(self, between_chunks_s: float | None, whole_s: float) -> aiohttp.ClientTimeout:
-        """A call that gets no connection in time must end as such: nothing was sent, and
-        nothing may be charged. So that limit lies before the one on the whole."""
+        # A call that gets no connection in time must end as such: nothing was sent, and
+        # nothing may be charged. So that limit lies before the one on the whole.
         if between_chunks_s is None and whole_s > self._connect_timeout_s:
             return self._timeout
         connect_s = min(self._connect_timeout_s, 0.9 * whole_s)

@@ -29,7 +29,8 @@ STEPS = [
     *("trace", "prompt", "breakers", "limits", "cache"),
     *("admission", "provider", "settle", "answer"),
 ]
-MODELS = ["limited", "paid", "shared", "recovering", "killed", "mixed", "gpt-4o-mini"]
+# Prompts that name no model take the first.
+MODELS = ["gpt-4o-mini", "limited", "paid", "shared", "recovering", "killed", "mixed"]
 PRICE = {"input_per_mtok": 1.0, "output_per_mtok": 4.0}
 # All output, and 100 tokens of it are 0.02 dollars.
 ROUND_PRICE = {"input_per_mtok": 0.0, "output_per_mtok": 200.0}

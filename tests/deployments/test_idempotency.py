@@ -37,15 +37,9 @@ async def charges(stack: Stack, seen: Seen) -> list[str]:
     return made
 
 
-async def running_keys(stack: Stack) -> int:
-    """How many first requests run."""
-    count: int = (await stack.services.cache.ask("status"))["repeats"]["running"]
-    return count
-
-
-async def followers(stack: Stack) -> int:
-    """How many repeats wait."""
-    count: int = (await stack.services.cache.ask("status"))["repeats"]["followers"]
+async def held(stack: Stack, what: str) -> int:
+    """How many first requests are "running", or how many repeats wait as "followers"."""
+    count: int = (await stack.services.cache.ask("status"))["repeats"][what]
     return count
 
 
@@ -90,7 +84,7 @@ async def test_another_body_is_a_mismatch(stack: Stack) -> None:
     seen = await Seen.now(stack)
     await stack.knobs(ttft_s=0.3)
     first = asyncio.create_task(keyed(stack, "mismatch"))
-    await eventually(lambda: running_keys(stack))
+    await eventually(lambda: held(stack, "running"))
     for _ in range(2):
         status, body, headers = await keyed(stack, "mismatch", "other words")
         assert (status, body["error"]["code"]) == (422, "idempotency_mismatch")
@@ -145,7 +139,7 @@ async def test_streams_are_replayed_whole(stack: Stack) -> None:
     await stack.knobs(tokens_per_s=100.0)
     seen = await Seen.now(stack)
     first = asyncio.create_task(keyed(stack, "stream", stream=True, max_tokens=20))
-    await eventually(lambda: running_keys(stack))
+    await eventually(lambda: held(stack, "running"))
     found = [await keyed(stack, "stream", stream=True, max_tokens=20) for _ in range(2)]
     _, text, told = await first
     assert events(text)[-1][1] == "[DONE]"
@@ -198,11 +192,11 @@ async def test_followers_of_a_failure_run_one_after_another(stack: Stack) -> Non
     await stack.policy(retries={"attempts": 1})
     await stack.knobs(error_rate=1.0, error_after_s=0.3)
     first = asyncio.create_task(keyed(stack, "heirs"))
-    await eventually(lambda: running_keys(stack))
+    await eventually(lambda: held(stack, "running"))
     rest = [asyncio.create_task(keyed(stack, "heirs")) for _ in range(5)]
 
     async def all_follow() -> bool:
-        return await followers(stack) == 5
+        return await held(stack, "followers") == 5
 
     await eventually(all_follow)
     seen = await Seen.now(stack)
@@ -228,13 +222,13 @@ async def test_a_first_whose_client_leaves_goes_on(stack: Stack, stream: bool) -
             stack.url + "/v1/chat/completions", json=body, headers=stack.headers(**headers)
         )
         asking = asyncio.ensure_future(asked)
-        await eventually(lambda: running_keys(stack))
+        await eventually(lambda: held(stack, "running"))
         if stream:
             reply = await asking
             await reply.content.readany()
             reply.close()
         asking.cancel()
-    assert await running_keys(stack) == 1
+    assert await held(stack, "running") == 1
     status, found, told = await stack.call("POST", "/v1/chat/completions", body, **headers)
     assert (status, told["idempotency-replayed"]) == (200, "true")
     assert events(found)[-1][1] == "[DONE]" if stream else found["choices"]
@@ -245,7 +239,7 @@ async def test_a_follower_that_leaves_takes_nothing_with_it(stack: Stack) -> Non
     """Neither the first nor another follower notices, and nobody is left waiting."""
     await stack.knobs(ttft_s=0.4)
     first = asyncio.create_task(keyed(stack, "left"))
-    await eventually(lambda: running_keys(stack))
+    await eventually(lambda: held(stack, "running"))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(0.1)) as hasty:
         message = {"role": "user", "content": "hello"}
         with pytest.raises(TimeoutError):
@@ -255,18 +249,18 @@ async def test_a_follower_that_leaves_takes_nothing_with_it(stack: Stack) -> Non
                 headers=stack.headers(idempotency_key="left", **UNCACHED),
             )
     assert (await keyed(stack, "left"))[1] == (await first)[1]
-    assert await followers(stack) == await running_keys(stack) == 0
+    assert await held(stack, "followers") == await held(stack, "running") == 0
 
 
 async def test_a_follower_out_of_time_is_told_so(stack: Stack) -> None:
     """408 for it alone; the first goes on."""
     await stack.knobs(ttft_s=0.5)
     first = asyncio.create_task(keyed(stack, "slow"))
-    await eventually(lambda: running_keys(stack))
+    await eventually(lambda: held(stack, "running"))
     status, body, _ = await keyed(stack, "slow", x_raygate_timeout="0.1")
     assert (status, body["error"]["code"]) == (408, "deadline_exceeded")
     assert (await first)[0] == 200
-    assert await followers(stack) == 0
+    assert await held(stack, "followers") == 0
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256])
@@ -292,9 +286,9 @@ async def test_after_a_restart_it_is_a_conflict(tmp_path: Path) -> None:
     async with running(tmp_path, ttft_s=0.5) as stack:
         await keyed(stack, "before")
         first = asyncio.create_task(keyed(stack, "during"))
-        await eventually(lambda: running_keys(stack))
+        await eventually(lambda: held(stack, "running"))
         follower = asyncio.create_task(keyed(stack, "during"))
-        await eventually(lambda: followers(stack))
+        await eventually(lambda: held(stack, "followers"))
         await restart(stack, tmp_path)
         status, body, headers = await keyed(stack, "before")
         assert (status, body["error"]["code"]) == (409, "conflict")
