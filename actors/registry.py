@@ -188,11 +188,27 @@ def teardown(name: str, patience_s: float = 10.0) -> list[str]:
     """
     # First the home: from here on nobody creates a host anew.
     internal_kv._internal_kv_del(_key(name), namespace=_KV_SPACE)
+    internal_kv._internal_kv_del(f"policy/{name}".encode(), namespace=_KV_SPACE)
     ended = [singleton for singleton in SINGLETONS if _kill(name, singleton)]
     give_up = time.monotonic() + patience_s
     while time.monotonic() < give_up and any(find(name, singleton) for singleton in ended):
         time.sleep(0.05)
     return ended
+
+
+def keep_policy(name: str, policy: str) -> None:
+    """Remember a policy that was good, for replicas that start under one that is not."""
+    internal_kv._internal_kv_put(
+        f"policy/{name}".encode(), policy.encode(), overwrite=True, namespace=_KV_SPACE
+    )
+
+
+def kept_policy(name: str) -> str | None:
+    """The last good policy on this cluster, if there was one."""
+    found: bytes | None = internal_kv._internal_kv_get(
+        f"policy/{name}".encode(), namespace=_KV_SPACE
+    )
+    return found.decode() if found else None
 
 
 def _kill(name: str, singleton: str) -> bool:

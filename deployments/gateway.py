@@ -1,6 +1,8 @@
 """The gateway on Ray Serve: the builder that `serve_config.yaml` names."""
 
 # The typed builder needs its annotation as a class: no postponed annotations in this module.
+import asyncio
+import json
 import logging
 import os
 from typing import Any
@@ -50,7 +52,21 @@ class Gateway:
     async def reconfigure(self, user_config: Any) -> None:
         """A policy came. Never raises: that would take this replica down."""
         self._start()
-        await self.services.apply_policy(user_config)
+        services, name = self.services, self._args.name
+        await services.apply_policy(user_config)
+        try:
+            if services.policy_problem is None:
+                kept = json.dumps(user_config)
+                await asyncio.to_thread(registry.keep_policy, name, kept)
+            elif services.policy is None:
+                # A replica that starts under a bad policy goes by the last good one.
+                problem = services.policy_problem
+                good = await asyncio.to_thread(registry.kept_policy, name)
+                if good is not None:
+                    await services.apply_policy(json.loads(good))
+                    services.policy_problem = problem
+        except Exception:
+            log.exception("the last good policy could not be kept, or found")
 
     def _start(self) -> None:
         if not self._started:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,6 +19,9 @@ from deployments.prices import Prices, PriceTable, Unpriced
 def ns(seconds: float) -> int:
     """Seconds as integer nanoseconds."""
     return round(seconds * NANOS)
+
+
+_MAX_KNOWN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,15 @@ class Who:
         return budget_terms.subject_of(scope, self.key, self.team, self.model, self.user)
 
 
+class _Bound(NamedTuple):
+    """The limits (by unit, a quantity of 1 each) and budgets that bind somebody."""
+
+    requests: tuple[Take, ...]
+    tokens: tuple[Take, ...]
+    slots: tuple[Take, ...]
+    budgets: tuple[tuple[str, str], ...]
+
+
 class PolicyInForce:
     """A checked policy, resolved.
 
@@ -80,9 +92,8 @@ class PolicyInForce:
         self.routes = {
             name: self._route(name, model, table) for name, model in policy.models.items()
         }
-        self._request_limits = [limit for limit in policy.limits if limit.unit == "requests"]
+        self._known: dict[Who, _Bound] = {}
         self._check()
-        self._other_limits = [limit for limit in policy.limits if limit.unit != "requests"]
 
     def _route(self, name: str, model: Model, table: PriceTable) -> Route:
         targets = []
@@ -124,15 +135,14 @@ class PolicyInForce:
 
     def request_takes(self, who: Who) -> tuple[Take, ...]:
         """One unit of every request limit that binds this request."""
-        return _takes(self._request_limits, who, 1)
+        return self._bound(who).requests
 
     def admission_takes(self, who: Who, tokens: int) -> tuple[Take, ...]:
         """Tokens, and a slot, of every other limit that binds this request."""
-        return tuple(
-            take._replace(quantity=tokens if limit.unit == "tokens" else 1)
-            for limit in self._other_limits
-            for take in _takes([limit], who, 1)
-        )
+        bound = self._bound(who)
+        if not bound.tokens:
+            return bound.slots
+        return (*(take._replace(quantity=tokens) for take in bound.tokens), *bound.slots)
 
     def budget_subjects(self, who: Who) -> tuple[tuple[str, str], ...]:
         """(budget, subject) of every budget of the policy that binds this request.
@@ -140,10 +150,31 @@ class PolicyInForce:
         The cluster's always do. So do those that operators have set, unnamed: which they are,
         the cost tracker sees by whose charge it is, so that they bind as soon as they are set.
         """
+        return self._bound(who).budgets
+
+    def _bound(self, who: Who) -> "_Bound":
+        """What binds the same key, team, model and user again and again is found out once."""
+        found = self._known.get(who)
+        if found is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            found = self._known[who] = _Bound(
+                requests=self._takes(who, "requests"),
+                tokens=self._takes(who, "tokens"),
+                slots=self._takes(who, "concurrent"),
+                budgets=tuple(
+                    (budget.name, who.subject(budget.scope))
+                    for budget in self.policy.budgets
+                    if _binds(budget.scope, budget.subjects, who)
+                ),
+            )
+        return found
+
+    def _takes(self, who: Who, unit: str) -> tuple[Take, ...]:
         return tuple(
-            (budget.name, who.subject(budget.scope))
-            for budget in self.policy.budgets
-            if _binds(budget.scope, budget.subjects, who)
+            Take(limit.name, who.subject(limit.scope), 1)
+            for limit in self.policy.limits
+            if limit.unit == unit and _binds(limit.scope, limit.subjects, who)
         )
 
     def for_rate_limiter(self) -> dict[str, Any]:
@@ -198,14 +229,6 @@ def _own_table(path: str, model: str, price: Price) -> PriceTable:
 def _binds(scope: str, subjects: tuple[str, ...] | None, who: Who) -> bool:
     subject = who.subject(scope)
     return (scope == "cluster" or subject != "") and (subjects is None or subject in subjects)
-
-
-def _takes(limits: list[Limit], who: Who, quantity: int) -> tuple[Take, ...]:
-    return tuple(
-        Take(limit.name, who.subject(limit.scope), quantity)
-        for limit in limits
-        if _binds(limit.scope, limit.subjects, who)
-    )
 
 
 def _limit(limit: Limit) -> dict[str, Any]:

@@ -71,10 +71,12 @@ def chat_request(
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model must be given, as a string.", param="model")
     _check_messages(body.get("messages"))
-    for name, kinds in _CHAT_FIELDS.items():
-        value = body.get(name)
-        if value is not None and (
-            not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+    for name, value in body.items():
+        kinds = _CHAT_FIELDS.get(name)
+        if (
+            kinds is not None
+            and value is not None
+            and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds))
         ):
             words = " or ".join(
                 _WORDS[kind] for kind in kinds if kind is not int or kinds == (int,)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from deployments.cli import comparison, configuration
+from deployments.cli import checking, comparison, configuration
 from deployments.cli.gateway_client import GatewayClient
 from deployments.cli.options import ConfigOption, KeyOption, UrlOption
 from deployments.cli.reach import Reach, reach
@@ -77,7 +77,7 @@ def schema(
 
 
 def _plan(file: Path) -> configuration.Plan:
-    errors, plan = configuration.check(configuration.read(configuration.find(file)))
+    errors, plan = checking.check(configuration.read(configuration.find(file)))
     for error in errors:
         line(error)
     if plan is None:

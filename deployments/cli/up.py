@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import typer
 
-from deployments.cli import configuration, local_ray, processes, ready
+from deployments.cli import checking, configuration, local_ray, processes, ready
 from deployments.cli.configuration import Plan
 from deployments.cli.down import alive, take_down
 from deployments.cli.options import ConfigOption, JsonOption
@@ -202,7 +202,7 @@ def _deploy(
 
 
 def _checked(raw: Mapping[str, Any]) -> Plan:
-    errors, plan = configuration.check(raw)
+    errors, plan = checking.check(raw)
     if plan is None:
         raise Problem("The configuration is not valid:\n" + "\n".join(f"  {e}" for e in errors))
     return plan

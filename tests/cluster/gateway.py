@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.ports import free_ports
 from deployments.cli import local_ray, processes
 from deployments.providers.simulated_log import CallRecord, read_calls
@@ -58,6 +60,16 @@ class Gateway:
         """The process in which a singleton runs; None while it does not answer."""
         pid: int | None = self.do("describe")[singleton].get("pid")
         return pid
+
+    def replicas(self) -> set[int]:
+        """The processes of the gateway's replicas."""
+        title = f"ray::ServeReplica:{NAME}:Gateway"
+        listed = psutil.process_iter(["pid", "cmdline"])
+        return {
+            int(one.info["pid"])
+            for one in listed
+            if "".join(one.info["cmdline"] or ()).startswith(title)
+        }
 
     def served(self) -> dict[str, int]:
         """How many requests each replica of the gateway has been handed, by HAProxy's count."""

@@ -376,7 +376,10 @@ def called(metrics: str) -> "Counter[str]":
 async def test_a_bad_policy_leaves_the_last_good_one_in_force(
     gateway: Gateway, client: Client
 ) -> None:
-    """Redeployed with a mistake, every replica stays, serves as before and says what is wrong."""
+    """Redeployed with a mistake, every replica stays, serves as before and says what is wrong.
+
+    So does a replica that is started meanwhile, in the place of one that was killed.
+    """
     key = await client.key(team="redeployed")
 
     async def pictures() -> list[Any]:
@@ -412,6 +415,18 @@ async def test_a_bad_policy_leaves_the_last_good_one_in_force(
     for picture in await pictures():
         assert (picture["status"], picture["policy"]["revision"]) == ("degraded", revision)
     assert await served_by() == before
+    living = gateway.replicas()
+    assert len(living) == REPLICAS
+    os.kill(min(living), signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = gateway.replicas()
+        return len(now) == REPLICAS and now != living
+
+    await eventually(replaced, 60.0)
+    after = await served_by()
+    assert len(after) == REPLICAS
+    assert len(after & before) == REPLICAS - 1
     await asyncio.to_thread(gateway.do, "deploy", POLICY)
     await eventually(all_well, 30.0)
-    assert await served_by() == before
+    assert await served_by() == after
