@@ -50,8 +50,10 @@ def take_down(state: StateFile, running: Running, say: Progress, patience_s: flo
 
 def alive(running: Running) -> bool:
     """Whether the Ray that it runs on does."""
-    if running.session is not None:
-        return running.pid is not None and processes.lives(running.pid, running.created)
+    if running.session is not None and (
+        running.pid is None or not processes.lives(running.pid, running.created)
+    ):
+        return False
     return processes.listens(running.address)
 
 

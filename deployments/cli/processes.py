@@ -123,7 +123,10 @@ def described(process: psutil.Process) -> str:
 def lives(pid: int, created: float) -> bool:
     """Whether the process with this pid is still the one that was created then."""
     try:
-        begun: float = psutil.Process(pid).create_time()
+        process = psutil.Process(pid)
+        begun: float = process.create_time()
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
     except psutil.Error:
         return False
     return abs(begun - created) < 1.0

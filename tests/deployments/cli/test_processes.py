@@ -86,5 +86,7 @@ def test_a_pid_that_was_given_to_another_process_is_not_ours() -> None:
     assert processes.lives(me.pid, me.create_time())
     assert not processes.lives(me.pid, me.create_time() - 100)
     ended = subprocess.Popen(["true"])
+    time.sleep(0.2)
+    assert not processes.lives(ended.pid, psutil.Process(ended.pid).create_time())  # a zombie
     ended.wait()
     assert not processes.lives(ended.pid, time.time())
