@@ -57,6 +57,15 @@ def alive(running: Running) -> bool:
     return processes.listens(running.address)
 
 
+def stays_alive(running: Running) -> bool:
+    """Whether its Ray runs and goes on running: one that is being killed still answers a while."""
+    for _ in range(4):
+        if not alive(running):
+            return False
+        time.sleep(0.25)
+    return alive(running)
+
+
 def _end_local(running: Running, say: Progress, patience_s: float) -> None:
     assert running.session is not None
     if alive(running):

@@ -16,7 +16,7 @@ import typer
 
 from deployments.cli import checking, configuration, local_ray, processes, ready
 from deployments.cli.configuration import Plan
-from deployments.cli.down import alive, take_down
+from deployments.cli.down import alive, stays_alive, take_down
 from deployments.cli.options import ConfigOption, JsonOption
 from deployments.cli.ready import Ready
 from deployments.cli.state import Running, StateFile
@@ -65,7 +65,7 @@ def up(
 def _recover(state: StateFile, say: Progress) -> Running | None:
     """What is up already; what an earlier run has left behind, HAProxy first of all, is ended."""
     before = state.read()
-    if before is None or (before.complete and alive(before)):
+    if before is None or (before.complete and stays_alive(before)):
         return before
     if before.session is not None:
         say("Ending what an earlier run has left behind")

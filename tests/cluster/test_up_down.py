@@ -161,6 +161,7 @@ def test_ctrl_c_takes_down_what_was_started_and_its_curl_line_works(machine: Mac
 
 def test_what_holds_a_taken_port_is_named_before_anything_starts(machine: Machine) -> None:
     """The message has the pid and the command line, and no Ray was started."""
+    before = psutil.Process().children(recursive=True)
     with socket.socket() as held:
         held.bind(("127.0.0.1", machine.port))
         held.listen()
@@ -168,4 +169,5 @@ def test_what_holds_a_taken_port_is_named_before_anything_starts(machine: Machin
     assert f"Port {machine.port} is held by pid {os.getpid()} (" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (machine.folder / "up.json").exists()
-    assert not [each for each in psutil.Process().children(recursive=True) if "ray" in each.name()]
+    started = set(psutil.Process().children(recursive=True)) - set(before)
+    assert not [each for each in started if "ray" in each.name()]
