@@ -219,7 +219,7 @@ class Consultant:
     def _hand_out(self, item: Item, reply: Any) -> None:
         """Give one item its reply, or let it wait for its late result."""
         command, args, future, on_pending = item
-        if isinstance(reply, Gone):
+        if isinstance(reply, Gone) and (future is None or not future.done()):
             self._queue.append(item)
             self._urgent.set()
         elif future is None:

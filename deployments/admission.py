@@ -92,7 +92,7 @@ class RequestLimits:
 
     def give_back(self) -> None:
         """The request was refused elsewhere, or its client left before anything ran."""
-        if self._takes:
+        if self._asked is not None:
             self._services.limiter.tell("undo", self._request.id)
 
 

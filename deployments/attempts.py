@@ -188,12 +188,15 @@ async def _plain(
     if answer.status != 200:
         raise _bad_answer(answer.status, answer.headers, answer.body, target, settlement)
     try:
-        told = usage_of(orjson.loads(answer.body).get("usage"))
-    except (orjson.JSONDecodeError, AttributeError):
+        content = orjson.loads(answer.body)
+        told = usage_of(content.get("usage"))
+        sound = all(isinstance(choice, dict) for choice in content["choices"])
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        sound = False
+    if not sound:
         settlement.lost("reset")
-        raise _failed(
-            ProviderFailure("reset", f"provider {target.provider} answered without JSON")
-        ) from None
+        message = f"provider {target.provider} answered with something else than a completion"
+        raise _failed(ProviderFailure("reset", message))
     usage = settlement.succeeded(told, _estimate(request, answer), answer.first_byte_ns)
     reply.body, reply.kind, reply.usage = answer.body, "json", usage
     keep(answer.body, usage, "json")
@@ -260,7 +263,8 @@ def _bad_answer(
     """An answer that is an error: quoted, classified, settled at no cost."""
     after_s = retry_after_s(headers, time.time_ns())
     settlement.answered_badly(status, after_s)
-    quoted = _quote(body)
+    # Who refuses our key may repeat it.
+    quoted = "it refuses our credentials" if status in (401, 403) else _quote(body)
     if status in _CLIENTS_FAULT:
         return _Failed(InvalidRequest(f"The provider refuses this request: {quoted}"), False)
     if outcome_of(status) == "throttled":

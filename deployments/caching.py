@@ -122,6 +122,8 @@ class CacheStep:
     def leave(self) -> None:
         """Nothing comes of this: the next waiter leads, or nobody waits for us any more."""
         if self._asked is not None:
+            # It must not be asked again behind what gives it back.
+            self._asked.cancel()
             self._services.cache.tell("leave", self._key, self._id)
             self.lead, self._asked = None, None
 

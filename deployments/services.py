@@ -136,18 +136,32 @@ class Services:
             self.cache: policy.for_response_cache(),
             self.traces: policy.for_trace_collector(),
         }
-        told = (
-            singleton.ask("configure", policy.revision, part)
-            for singleton, part in configured.items()
-        )
         try:
-            async with asyncio.timeout(30):
-                await asyncio.gather(*told)
-        except (RaygateError, TimeoutError) as error:
-            self.policy_problem = (
-                f"not in force everywhere: {str(error) or 'a singleton is silent'}"
-            )
-            log.error("policy %s: %s", policy.revision, self.policy_problem)
+            told = [
+                singleton.submit("configure", policy.revision, part)
+                for singleton, part in configured.items()
+            ]
+        except RaygateError as overloaded:
+            self._not_everywhere(policy, str(overloaded))
+            return
+        # Who is silent for long gets it all the same, when it answers again.
+        _, silent = await asyncio.wait(told, timeout=30)
+        for future in told:
+            refused = None if future in silent else future.exception()
+            if refused is not None:
+                self._not_everywhere(policy, str(refused))
+        if silent:
+            self._not_everywhere(policy, "a singleton is silent")
+            self.spawn(self._complete(policy, silent), "configure")
+
+    def _not_everywhere(self, policy: PolicyInForce, why: str) -> None:
+        self.policy_problem = f"not in force everywhere: {why}"
+        log.error("policy %s: %s", policy.revision, self.policy_problem)
+
+    async def _complete(self, policy: PolicyInForce, silent: set[asyncio.Future[Any]]) -> None:
+        await asyncio.gather(*silent)
+        if self.policy is policy:
+            self.policy_problem = None
 
     def retry_budget(self, target: str) -> RetryBudget:
         """The retry budget of one target in this replica."""

@@ -98,6 +98,9 @@ class LiveStream:
             return
         except TimeoutError:
             await self.abandon()
+        except asyncio.CancelledError:
+            await self.abandon()
+            raise
 
     async def abandon(self) -> None:
         """Break it off; what was seen is charged as an estimate."""
@@ -119,7 +122,7 @@ class LiveStream:
         except ProviderFailure as failure:
             await self._break_off(failure)
         rest = self._tail.flush()
-        if not self._tail.done:
+        if self._tail.failed or not self._tail.done:
             await self._break_off(ProviderFailure("reset", "the provider's stream has no end"))
         await self._complete()
         return rest or None

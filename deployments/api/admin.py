@@ -166,6 +166,11 @@ async def cache_stats(services: Services, path: dict[str, str], query: Query, bo
 
 async def purge_cache(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
     """Drop all entries, or those of a model or tenant."""
+    if unknown := sorted(query.keys() - {"model", "tenant", "key"}):
+        raise InvalidRequest(
+            f"{unknown[0]} is no filter of a purge; there are model, tenant and key.",
+            param=unknown[0],
+        )
     by = next((word for word in ("model", "tenant", "key") if word in query), "all")
     purged = await services.cache.ask("purge", by, query.get(by, ""))
     await everywhere(services, services.cache)

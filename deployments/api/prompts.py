@@ -23,6 +23,7 @@ from deployments.api.http import (
 )
 from deployments.api.reading import prompt_request
 from deployments.api.writing import (
+    PATIENCE_S,
     count_refusal,
     finish,
     pieces,
@@ -118,7 +119,10 @@ async def _send_stream(services: Services, request: Request, reply: Reply, send:
     await send_head(services, request, reply, send, reply_headers(request, reply))
     words: list[str] = []
     failed = False
-    async with aclosing(_events(services, request, reply)) as events:
+    async with (
+        asyncio.timeout_at(request.deadline + PATIENCE_S),
+        aclosing(_events(services, request, reply)) as events,
+    ):
         async for name, content in events:
             failed = failed or name == "error"
             if name == "delta":

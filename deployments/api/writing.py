@@ -15,6 +15,9 @@ from deployments.settlement import note_interaction
 from deployments.telemetry.metrics import label
 from deployments.telemetry.trace import Trace
 
+PATIENCE_S = 5.0
+"""After its deadline a stream ends with an error event; a client must take it within this."""
+
 
 def reply_headers(request: Request, reply: Reply) -> Headers:
     """What `http-api` promises on every answer."""
@@ -70,7 +73,11 @@ async def send_chat(services: Services, request: Request, reply: Reply, send: Se
         await send_bytes(send, 200, [kind, *headers], reply.body)
         return
     await send_head(services, request, reply, send, headers)
-    async with aclosing(pieces(services, request, reply)) as coming:
+    # A client that stops reading holds the line no longer than its request may take.
+    async with (
+        asyncio.timeout_at(request.deadline + PATIENCE_S),
+        aclosing(pieces(services, request, reply)) as coming,
+    ):
         async for piece in coming:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

@@ -35,6 +35,7 @@ class StreamTail:
     content_bytes: bytes of generated text, tool arguments and reasoning, as written in JSON.
     saw_content: whether there was any.
     done: whether `[DONE]` came.
+    failed: whether an event was an error object: the provider failed in mid-stream.
 
     However the stream is cut into chunks, the same bytes are relayed and the same is seen. Only
     whole events are relayed, so that an error event of ours may follow at any time; at most
@@ -49,6 +50,7 @@ class StreamTail:
         "content_bytes",
         "done",
         "events",
+        "failed",
         "saw_content",
     )
 
@@ -61,6 +63,7 @@ class StreamTail:
         self.content_bytes = 0
         self.saw_content = False
         self.done = False
+        self.failed = False
 
     @property
     def mid_event(self) -> bool:
@@ -125,6 +128,10 @@ class StreamTail:
             self.done = True
             return False
         self.events += 1
+        if b'"error"' in event:
+            # Rare enough to be parsed: the word may stand in an answer's text as well.
+            parsed = _parse(event)
+            self.failed = self.failed or (parsed is not None and bool(parsed.get("error")))
         # Text comes after "delta" where there is one, so the constant head is passed over.
         for text in _TEXT.findall(event, max(event.find(b'"delta"'), 0)):
             if text:

@@ -167,3 +167,13 @@ def test_a_split_of_a_very_long_event_reads_the_same(length: int, step: int) -> 
     relayed, tail = follow(pieces, keep_usage=False)
     assert relayed == whole
     assert seen(tail) == seen(whole_tail)
+
+
+def test_an_error_event_before_done_is_a_failure() -> None:
+    """Some servers end a stream that failed with an error object and `[DONE]` all the same."""
+    tail = StreamTail(keep_usage=True)
+    tail.feed(b'data: {"choices":[{"index":0,"delta":{"content":"an \\"error\\" in words"}}]}\n\n')
+    assert not tail.failed
+    tail.feed(b'data: {"error":{"message":"out of memory"}}\n\ndata: [DONE]\n\n')
+    assert tail.done
+    assert tail.failed
