@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,20 +28,25 @@ class Access(NamedTuple):
 def running_or_started(environment: Mapping[str, str] = os.environ) -> Iterator[Access]:
     """The gateway at RAYGATE_URL (with RAYGATE_ADMIN_KEY), which is left running.
 
-    Without RAYGATE_URL one is started on a free port and taken down at the end.
+    Without RAYGATE_URL one is started on a free port, with state of its own, and taken down at
+    the end; nothing of it stays.
     Raises SimulationError when it does not start, or when no admin key is known.
     """
     url = environment.get("RAYGATE_URL")
     if url:
         yield Access(url, _required_key(environment))
         return
-    printed = _raygate(environment, "up", "--detach", "--json", "--port", str(_free_port()))
-    try:
-        # Earlier lines may be Ray's; the last one is the answer.
-        started = json.loads(printed.strip().splitlines()[-1])
-        yield Access(started["url"], started.get("admin_key") or _required_key(environment))
-    finally:
-        _raygate(environment, "down")
+    # A home of its own: the user's gateway, its ledger and its keys are left alone, and each
+    # start is a first one, which prints its key.
+    with tempfile.TemporaryDirectory(prefix="raygate-", ignore_cleanup_errors=True) as home:
+        own = {**environment, "HOME": home}
+        printed = _raygate(own, "up", "--detach", "--json", "--port", str(_free_port()))
+        try:
+            # Earlier lines may be Ray's; the last one is the answer.
+            started = json.loads(printed.strip().splitlines()[-1])
+            yield Access(started["url"], started.get("admin_key") or _required_key(environment))
+        finally:
+            _raygate(own, "down")
 
 
 def _required_key(environment: Mapping[str, str]) -> str:
