@@ -1,31 +1,29 @@
 """Rows on disk: a batch is one transaction, and recovery is reading the live rows.
 
-SQLite in WAL mode, one file per singleton, held by one process at a time.
+SQLite in WAL mode, one file per singleton, held by one process at a time. Rows are stored by
+the batch, not one by one: live ones in pages (`actors/pages.py`), those of an archive together.
 """
 
 import fcntl
 import os
-import re
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from actors.errors import InvalidRequest
-from actors.mechanism import Row
+from actors.filesystems import untrusted
+from actors.mechanism import Kind, Row
+from actors.pages import Pages
 
-# Their locks are advisory across machines at best: two hosts could both believe to be alone.
-_UNTRUSTED_FILESYSTEMS = (
-    *("nfs", "cifs", "smb", "9p", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "afs"),
-    *("sshfs", "s3fs", "gcsfuse", "rclone", "blobfuse", "juicefs", "goofys", "mount-s3"),
-)
 _LOCK_PATIENCE_S = 30.0
-_MOUNTS = Path("/proc/mounts")
-_ESCAPED = re.compile(rb"\\([0-7]{3})")
+_TAKEN_AT_ONCE = 1_000
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -33,24 +31,6 @@ _unpack = msgspec.msgpack.Decoder().decode
 
 class StoreError(Exception):
     """The store can't be opened or can't be trusted; the message says what to do."""
-
-
-def filesystem_of(path: Path) -> str:
-    """The type of the file system that holds `path` ("" where the system does not tell)."""
-    try:
-        mounts = _MOUNTS.read_bytes().splitlines()
-    except OSError:
-        return ""
-    inner = os.fsencode(path)
-    best, kind = b"", b""
-    for line in mounts:
-        _, mount, fs, *_ = line.split(b" ")
-        mount = _ESCAPED.sub(lambda code: bytes([int(code[1], 8)]), mount)
-        inside = inner == mount or inner.startswith(mount.rstrip(b"/") + b"/")
-        # Of two mounts at one place, the later one is on top.
-        if inside and len(mount) >= len(best):
-            best, kind = mount, fs
-    return kind.decode()
 
 
 class Store:
@@ -63,12 +43,10 @@ class Store:
     can't be trusted.
     """
 
-    def __init__(
-        self, path: Path, tables: Mapping[str, Literal["live", "archive"]], durable: bool
-    ) -> None:
+    def __init__(self, path: Path, tables: Mapping[str, Kind], durable: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kind = filesystem_of(path.parent.resolve())
-        if kind.removeprefix("fuse.").startswith(_UNTRUSTED_FILESYSTEMS):
+        kind = untrusted(path.parent)
+        if kind is not None:
             raise StoreError(
                 f"storage_path {path.parent} is on {kind}, whose locks can't be trusted; "
                 "name a folder on a local disk of this node"
@@ -78,8 +56,6 @@ class Store:
         self._head = os.open(path.with_suffix(".head"), os.O_RDWR | os.O_CREAT, 0o600)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._closed = False
-        self._put: dict[str, str] = {}
-        self._drop: dict[str, str] = {}
         try:
             os.chmod(path, 0o600)
             self._set_up(durable)
@@ -95,22 +71,31 @@ class Store:
             "temp_store=MEMORY",
         ):
             self._db.execute(f"PRAGMA {pragma}")
-        for table in self._tables:
+        self._archives = [table for table, kind in self._tables.items() if kind == "archive"]
+        live = self._tables.keys() - self._archives
+        self._pages = Pages(self._db, live)
+        for table in self._archives:
             self._db.execute(
-                f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB) '
-                + ("" if self._tables[table] == "archive" else "WITHOUT ROWID")
+                f'CREATE TABLE IF NOT EXISTS "{table}_batches" (last TEXT PRIMARY KEY, rows BLOB)'
             )
-            self._put[table] = f'INSERT OR REPLACE INTO "{table}" VALUES (?, ?)'
-            self._drop[table] = f'DELETE FROM "{table}" WHERE key = ?'
+
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Take in what versions before 0.2 stored, a row for each row."""
+        found = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for table in self._tables.keys() & {name for (name,) in found}:
+            with self._transaction():
+                old = self._db.execute(f'SELECT key, value FROM "{table}" ORDER BY key').fetchall()
+                for start in range(0, len(old), _TAKEN_AT_ONCE):
+                    some = old[start : start + _TAKEN_AT_ONCE]
+                    self._write(Row(table, key, _unpack(value)) for key, value in some)
+                self._db.execute(f'DROP TABLE "{table}"')
 
     def load(self) -> list[Row]:
         """All live rows, values with lists in place of tuples."""
-        return [
-            Row(table, key, _unpack(value))
-            for table, kind in self._tables.items()
-            if kind == "live"
-            for key, value in self._db.execute(f'SELECT key, value FROM "{table}"')
-        ]
+        found = self._pages.load()
+        return [Row(table, key, value) for table in found for key, value in found[table].items()]
 
     def page(self, table: str, after: str, limit: int) -> list[Row]:
         """Up to `limit` rows of one table whose keys come after `after`, in their order.
@@ -119,50 +104,58 @@ class Store:
         """
         if table not in self._tables:
             raise InvalidRequest(f"there is no table {table}")
-        found = self._db.execute(
-            f'SELECT key, value FROM "{table}" WHERE key > ? ORDER BY key LIMIT ?', (after, limit)
+        found = self._archived(table, after) if table in self._archives else self._live(table)
+        later = (Row(table, key, value) for key, value in found if key > after)
+        return list(islice(later, limit))
+
+    def _live(self, table: str) -> Iterable[tuple[str, Any]]:
+        return sorted(self._pages.load()[table].items())
+
+    def _archived(self, table: str, after: str) -> Iterable[tuple[str, Any]]:
+        batches = self._db.execute(
+            f'SELECT rows FROM "{table}_batches" WHERE last > ? ORDER BY last', (after,)
         )
-        return [Row(table, key, _unpack(value)) for key, value in found]
+        for (rows,) in batches:
+            yield from _unpack(rows)
 
     def commit(self, rows: Iterable[Row], head: tuple[int, str] | None = None) -> None:
         """Write the rows in one transaction; then the chain's head beside the database.
 
-        Of several rows with one key the last counts.
+        Of several live rows with one key the last counts; keys of an archive only rise.
         """
-        latest: dict[str, dict[str, Any]] = {}
-        for table, key, value in rows:
-            latest.setdefault(table, {})[key] = value
-        puts = [
-            (
-                self._put[table],
-                [(key, _pack(each)) for key, each in changed.items() if each is not None],
-            )
-            for table, changed in latest.items()
-        ]
-        drops = [
-            (self._drop[table], [(key,) for key, each in changed.items() if each is None])
-            for table, changed in latest.items()
-        ]
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            for statement, put in puts:
-                self._db.executemany(statement, put)
-            for statement, drop in drops:
-                self._db.executemany(statement, drop)
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        with self._transaction():
+            self._write(rows)
         if head is not None:
             # Two slots in turn: a torn write leaves the previous head readable.
             words = f"{head[0]:020d} {head[1]:>64}".encode()
             record = b"%s %08x\n" % (words, zlib.crc32(words))
             os.pwrite(self._head, record, head[0] % 2 * len(record))
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._pages.distrust()
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _write(self, rows: Iterable[Row]) -> None:
+        latest: dict[str, dict[str, Any]] = {}
+        for table, key, value in rows:
+            latest.setdefault(table, {})[key] = value
+        for table in self._archives:
+            if batch := sorted(latest.pop(table, {}).items()):
+                put = f'INSERT INTO "{table}_batches" VALUES (?, ?)'
+                self._db.execute(put, (batch[-1][0], _pack(batch)))
+        self._pages.commit(latest)
+
     def check(self, row: Row) -> None:
         """Raise what storing this row would raise, whatever the state of the disk."""
-        self._put[row.table], row.key.encode(), _pack(row.value)
+        self._tables[row.table], row.key.encode(), _pack(row.value)
 
     def head(self) -> tuple[int, str] | None:
         """The newest head that was written beside the database, whole."""

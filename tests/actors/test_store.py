@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import filesystems, pages
 from actors import store as module
 from actors.errors import InvalidRequest
 from actors.mechanism import Row
-from actors.store import Store, StoreError, filesystem_of
+from actors.store import Store, StoreError
 
 TABLES: dict[str, Any] = {"live": "live", "more": "live", "old": "archive"}
 HASHES = ["a" * 64, "b" * 64, "c" * 64, "d" * 64]
@@ -69,23 +71,59 @@ _ROWS = st.lists(
 )
 
 
-@given(batches=st.lists(_ROWS, max_size=5))
-def test_store_is_what_its_batches_left(tmp_path_factory: Any, batches: list[list[Row]]) -> None:
-    """I8: the live rows are those of a dictionary to which every batch was applied."""
+@given(
+    batches=st.lists(_ROWS, max_size=8),
+    slack=st.sampled_from([0, 30, 1 << 20]),
+    page=st.integers(1, 7),
+)
+def test_store_is_what_its_batches_left(
+    tmp_path_factory: Any, batches: list[list[Row]], slack: int, page: int
+) -> None:
+    """I8: the live rows are those of a dictionary to which every batch was applied.
+
+    However often pages are cleaned, before and after a restart. Of the archive every row is
+    there, in order.
+    """
     path = tmp_path_factory.mktemp("store") / "s.sqlite"
-    store, expected = Store(path, TABLES, durable=False), {}
-    for batch in batches:
-        store.commit(batch)
-        expected.update({(table, key): value for table, key, value in batch})
+    store = Store(path, TABLES, durable=False)
+    expected: dict[tuple[str, str], Any] = {}
+    archived: list[Row] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "SLACK_BYTES", slack)
+        for batch in batches:
+            rows = []
+            for row in batch:
+                if row.table == "old":
+                    row = Row("old", f"{len(archived):04}", row.key)
+                    archived.append(row)
+                else:
+                    expected[row[:2]] = row.value
+                rows.append(row)
+            store.commit(rows)
+            assert {row[:2]: row.value for row in store.load()} == _without_gone(expected)
     store.close()
     store = Store(path, TABLES, durable=False)
-    loaded = {(row.table, row.key): row.value for row in store.load()}
-    pages = {(row.table, row.key): row.value for row in store.page("old", "", 100)}
+    expected = _without_gone(expected)
+    assert {row[:2]: row.value for row in store.load()} == expected
+    for table in ("live", "more"):
+        rows = sorted(Row(*place, value) for place, value in expected.items() if place[0] == table)
+        # Paging begins after a key, so that the empty one is never shown.
+        assert _paged(store, table, page) == [row for row in rows if row.key]
+    assert _paged(store, "old", page) == archived
     store.close()
-    expected = {place: value for place, value in expected.items() if value is not None}
-    # Paging begins after a key, so that the empty one is never shown.
-    expected.pop(("old", ""), None)
-    assert loaded | pages == expected
+
+
+def _without_gone(rows: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
+    return {place: value for place, value in rows.items() if value is not None}
+
+
+def _paged(store: Store, table: str, limit: int) -> list[Row]:
+    """All rows of a table, page by page."""
+    seen: list[Row] = []
+    while page := store.page(table, seen[-1].key if seen else "", limit):
+        assert len(page) <= limit
+        seen += page
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -121,15 +159,40 @@ def test_a_full_disk_leaves_the_batch_before(open_store: Callable[..., Store]) -
 
 
 def test_archive_is_read_page_by_page(open_store: Callable[..., Store]) -> None:
-    """In order of their keys, after the one that was seen last."""
+    """In order of their keys, after the one that was seen last, however they were written."""
     store = open_store()
-    store.commit([Row("old", f"{number:03}", number) for number in reversed(range(25))])
-    seen: list[int] = []
-    after = ""
-    while page := store.page("old", after, 10):
-        seen += [row.value for row in page]
-        after = page[-1].key
-    assert seen == list(range(25))
+    for first, last in ((0, 3), (3, 4), (4, 25)):
+        store.commit([Row("old", f"{number:03}", number) for number in range(first, last)])
+    assert [row.value for row in _paged(store, "old", 10)] == list(range(25))
+    assert [row.value for row in store.page("old", "001", 3)] == [2, 3, 4]
+
+
+def test_rows_of_a_table_that_is_no_more_are_passed_over(path: Path) -> None:
+    """A version of a mechanism without that table opens the store all the same."""
+    store = Store(path, TABLES, durable=False)
+    store.commit([Row("more", "a", 1), Row("live", "a", 2)])
+    store.close()
+    store = Store(path, {"live": "live"}, durable=False)
+    assert store.load() == [Row("live", "a", 2)]
+    assert store.page("live", "", 5) == [Row("live", "a", 2)]
+    store.close()
+
+
+def test_what_earlier_versions_stored_is_taken_over(path: Path) -> None:
+    """They had a table for each kind of row, and a row of it for each row."""
+    Store(path, TABLES, durable=False).close()
+    old = sqlite3.connect(path)
+    for table, size in (("live", 3), ("old", 2_500)):
+        old.execute(f'CREATE TABLE "{table}" (key TEXT PRIMARY KEY, value BLOB)')
+        rows = [(f"{n:05}", msgspec.msgpack.encode([n])) for n in range(size)]
+        old.executemany(f'INSERT INTO "{table}" VALUES (?, ?)', rows)
+    old.commit()
+    old.close()
+    for _ in range(2):
+        store = Store(path, TABLES, durable=False)
+        assert sorted(row.value for row in store.load()) == [[0], [1], [2]]
+        assert [row.value for row in store.page("old", "", 3_000)] == [[n] for n in range(2_500)]
+        store.close()
 
 
 def test_a_table_that_does_not_exist_is_the_askers_mistake(
@@ -232,72 +295,12 @@ def test_a_store_that_cannot_be_opened_holds_no_lock(path: Path) -> None:
     Store(path, TABLES, durable=False).close()
 
 
-# Where its locks can be trusted.
-
-MOUNTS = """\
-/dev/vda / ext4 rw,relatime 0 0
-proc /proc proc rw 0 0
-filer:/home /mnt/home nfs4 rw,vers=4.2 0 0
-/dev/vdb /mnt/home/local xfs rw 0 0
-filer:/x /mnt/two\\040words\\134 nfs rw 0 0
-filer:/y /mnt/d\xc3\xa4ten cifs rw 0 0
-filer:/z /mnt/\xff nfs rw 0 0
-box:/a /mnt/ssh fuse.sshfs rw 0 0
-vol /mnt/gluster fuse.glusterfs rw 0 0
-/dev/vdc /mnt/over ext4 rw 0 0
-filer:/o /mnt/over nfs4 rw 0 0
-""".encode("latin-1")
-
-
-@pytest.fixture
-def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A file in place of the system's own list."""
-    listing = tmp_path / "mounts"
-    listing.write_bytes(MOUNTS)
-    monkeypatch.setattr(module, "_MOUNTS", listing)
-    return listing
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/", "ext4"),
-        ("/mnt", "ext4"),
-        ("/mnt/home", "nfs4"),
-        ("/mnt/home/me/raygate", "nfs4"),
-        ("/mnt/homework", "ext4"),
-        ("/mnt/home/local/x", "xfs"),
-        ("/mnt/two words\\/x", "nfs"),
-        ("/mnt/däten/x", "cifs"),
-        (os.fsdecode(b"/mnt/\xff/x"), "nfs"),
-        ("/mnt/over/x", "nfs4"),
-    ],
-)
-def test_file_system_is_that_of_the_innermost_mount(mounts: Path, path: str, kind: str) -> None:
-    """Names with spaces, backslashes and any bytes at all included."""
-    assert filesystem_of(Path(path)) == kind
-
-
-def test_no_list_of_mounts_is_no_answer(mounts: Path) -> None:
-    """Elsewhere than on Linux nothing is known, and nothing refused."""
-    mounts.unlink()
-    assert filesystem_of(Path("/")) == ""
-
-
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.glusterfs"])
-def test_a_network_file_system_is_refused(mounts: Path, tmp_path: Path, kind: str) -> None:
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is written there; the message names the folder and the way out."""
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nfiler:/ {tmp_path} {kind} rw 0 0\n")
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nfiler:/ {tmp_path} nfs4 rw 0 0\n")
+    monkeypatch.setattr(filesystems, "_MOUNTS", mounts)
     with pytest.raises(StoreError, match="local disk") as caught:
         Store(tmp_path / "gateway" / "s.sqlite", TABLES, durable=False)
     assert str(tmp_path / "gateway") in str(caught.value)
     assert list((tmp_path / "gateway").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "kind", ["ext4", "xfs", "overlay", "tmpfs", "btrfs", "fuse.fuse-overlayfs"]
-)
-def test_a_local_file_system_is_not(mounts: Path, tmp_path: Path, kind: str) -> None:
-    """What one machine's kernel alone holds is trusted."""
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nx {tmp_path} {kind} rw 0 0\n")
-    Store(tmp_path / "gateway" / "s.sqlite", TABLES, durable=False).close()

@@ -1,0 +1,169 @@
+"""Live rows, many to a page: what a batch has changed costs one write, not one for each row.
+
+Most rows are changed again within moments: holds end, buckets are used, sums go up. So all
+that a commit changes is appended as a page (or some, where it is much), and of several entries
+with one key the last counts: to read the pages in their order is to read the rows. Pages go
+oldest first: when no entry of theirs counts any more, or when more than half of what is stored
+does not; then what counts in the oldest page moves into the newest.
+
+This is the cleaning of a log-structured file system (Rosenblum and Ousterhout, 1992), with
+SQLite as the disk.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+MOST_IN_A_PAGE = 512
+"""Entries; a page moves in one piece."""
+
+SLACK_BYTES = 1 << 20
+"""So much may be stored beyond twice what counts."""
+
+Latest = Mapping[str, Mapping[str, Any]]
+"""table → key → value; None: deleted."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(dict[str, dict[str, Any]]).decode
+
+
+class _Page:
+    """entries: in it; counting: those that are the last of their key; each_bytes: on average."""
+
+    __slots__ = ("counting", "each_bytes", "entries")
+
+    def __init__(self, entries: int, bytes: int) -> None:
+        self.entries = self.counting = entries
+        self.each_bytes = bytes / max(entries, 1)
+
+
+class Pages:
+    """The live rows of one store.
+
+    tables: their names; entries of others are from another version of the code, and go.
+    Everything here happens within the caller's transaction; where that fails, `distrust`.
+    """
+
+    def __init__(self, db: sqlite3.Connection, tables: Collection[str]) -> None:
+        self._db = db
+        self._tables = frozenset(tables)
+        db.execute("CREATE TABLE IF NOT EXISTS _pages (number INTEGER PRIMARY KEY, rows BLOB)")
+        self.distrust()
+
+    def distrust(self) -> None:
+        """What is known of the pages may be wrong: read them before the next use."""
+        self._known = False
+
+    def load(self) -> dict[str, dict[str, Any]]:
+        """All rows, by table and key."""
+        rows: dict[str, dict[str, Any]] = {table: {} for table in self._tables}
+        self._where: dict[str, dict[str, int]] = {table: {} for table in self._tables}
+        self._pages: dict[int, _Page] = {}
+        self._order: deque[int] = deque()
+        self._last = 0
+        self._bytes = self._counting_bytes = 0.0
+        for number, blob in self._db.execute("SELECT number, rows FROM _pages ORDER BY number"):
+            found = _unpack(blob)
+            self._pages[number] = page = _Page(sum(map(len, found.values())), len(blob))
+            page.counting = 0
+            self._order.append(number)
+            self._bytes += len(blob)
+            self._last = number
+            for table in self._tables & found.keys():
+                rows[table] |= found[table]
+                self._where[table] |= dict.fromkeys(found[table], number)
+        for table, images in rows.items():
+            for key in [key for key, value in images.items() if value is None]:
+                del images[key], self._where[table][key]
+            for number in self._where[table].values():
+                page = self._pages[number]
+                page.counting += 1
+                self._counting_bytes += page.each_bytes
+        self._known = True
+        return rows
+
+    def commit(self, latest: Latest) -> None:
+        """Write these rows. Raises KeyError for an unknown table, and what packing raises."""
+        if not self._known:
+            self.load()
+        pages = self._pages
+        number, first, room = self._last + 1, self._last + 1, MOST_IN_A_PAGE
+        entries: dict[str, dict[str, Any]] = {}
+        for table, changed in latest.items():
+            where = self._where[table]
+            into: dict[str, Any] = {}
+            entries[table] = into
+            for key, value in changed.items():
+                before = where.get(key)
+                if before is not None:
+                    page = pages[before]
+                    page.counting -= 1
+                    self._counting_bytes -= page.each_bytes
+                elif value is None:
+                    # What never was stored needs no deleting.
+                    continue
+                if value is None:
+                    del where[key]
+                else:
+                    where[key] = number
+                into[key] = value
+                room -= 1
+                if not room:
+                    self._append(number, entries)
+                    number, room = number + 1, MOST_IN_A_PAGE
+                    into = {}
+                    entries = {table: into}
+        self._retire(first, number, entries)
+        self._append(number, entries)
+
+    def _append(self, number: int, entries: dict[str, dict[str, Any]]) -> None:
+        count = sum(map(len, entries.values()))
+        if not count:
+            return
+        blob = _pack(entries)
+        self._db.execute("INSERT INTO _pages VALUES (?, ?)", (number, blob))
+        self._pages[number] = page = _Page(count, len(blob))
+        page.counting = sum(
+            value is not None for into in entries.values() for value in into.values()
+        )
+        self._order.append(number)
+        self._bytes += len(blob)
+        self._counting_bytes += page.counting * page.each_bytes
+        self._last = number
+
+    def _retire(self, first: int, number: int, entries: dict[str, dict[str, Any]]) -> None:
+        """Let old pages go; what counts in them goes into `entries`, which become `number`.
+
+        first: of the pages of this commit, which stay.
+        """
+        gone = 0
+        budget = MOST_IN_A_PAGE + 2 * sum(map(len, entries.values()))
+        while self._order and self._order[0] < first:
+            oldest = self._order[0]
+            page = self._pages[oldest]
+            if page.counting:
+                if page.counting > budget:
+                    break
+                if self._bytes <= 2 * self._counting_bytes + SLACK_BYTES:
+                    break
+                budget -= page.counting
+                self._move(oldest, number, entries)
+            self._bytes -= page.entries * page.each_bytes
+            self._counting_bytes -= page.counting * page.each_bytes
+            del self._pages[oldest]
+            gone = self._order.popleft()
+        if gone:
+            self._db.execute("DELETE FROM _pages WHERE number <= ?", (gone,))
+
+    def _move(self, oldest: int, number: int, entries: dict[str, dict[str, Any]]) -> None:
+        [(blob,)] = self._db.execute("SELECT rows FROM _pages WHERE number = ?", (oldest,))
+        found = _unpack(blob)
+        for table in self._tables & found.keys():
+            where, into = self._where[table], entries.setdefault(table, {})
+            for key, value in found[table].items():
+                if where.get(key) == oldest:
+                    where[key] = number
+                    into[key] = value
