@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from actors.wire import pack_batch
 
 _MAX_BYTES = 8_000_000
 
@@ -49,7 +50,7 @@ def packed(caller: str, number: int, items: Sequence[Item]) -> Packed:
 
 
 def _dumps(caller: str, number: int, items: Sequence[Item]) -> bytes:
-    return pickle.dumps((caller, number, [(item.command, item.args) for item in items]), 5)
+    return pack_batch(caller, number, [item[:2] for item in items])
 
 
 def _fit(item: Item) -> bool:

@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from actors.mechanism import Row
+from actors.mechanism import Row, owner_of
 
 TABLE = "_callers"
 
@@ -26,6 +26,7 @@ class Callers:
 
     def __init__(self) -> None:
         self._last: dict[str, Batch] = {}
+        self._buried: list[str] = []
 
     def load(self, rows: Iterable[Row]) -> None:
         """Go on from what the store remembers."""
@@ -35,6 +36,7 @@ class Callers:
             if row.table == TABLE
         ]
         self._last = dict(sorted(batches, key=lambda item: item[1].at_ns))
+        self._buried = []
 
     def last(self, caller: str) -> Batch | None:
         """The caller's last batch, or None where it is not known."""
@@ -45,9 +47,17 @@ class Callers:
         self._last.pop(caller, None)
         self._last[caller] = batch
 
+    def forget_owner(self, owner: str) -> None:
+        """Forget the callers of one process: whatever they say next is out of step."""
+        mine = [caller for caller in self._last if owner_of(caller) == owner]
+        for caller in mine:
+            del self._last[caller]
+        self._buried += mine
+
     def forget(self, now: int, but: str) -> list[Row]:
         """Forget those that no deadline can bring back; returns the rows that say so.
 
+        Also of those that were forgotten by their owner since the last time.
         but: a caller whose batch is under way.
         """
         gone: list[str] = []
@@ -60,7 +70,8 @@ class Callers:
             gone.append(key)
         for key in gone:
             del self._last[key]
-        return [Row(TABLE, key, None) for key in gone]
+        buried, self._buried = self._buried, []
+        return [Row(TABLE, key, None) for key in (*gone, *buried) if key != but]
 
 
 def row(caller: str, number: int, at_ns: int, kept: list[Any]) -> Row:

@@ -17,11 +17,13 @@ from typing import Any
 
 from actors.batches import Item, packed
 from actors.errors import Overloaded, SingletonUnavailable
-from actors.host import VIEW_NS
+from actors.life import Life
 from actors.mechanism import Gone, Pending
 from actors.replies import OutOfStep
 from actors.transport import Transport, TransportError
+from actors.viewer import Viewer, call_back
 from actors.watchers import News
+from actors.wire import unpack_reply
 
 _MAX_QUEUED = 50_000
 _MAX_BATCH = 2_000
@@ -31,41 +33,50 @@ _TELL_LINGER_S = 0.03
 _ASK_LINGER_S = 0.0004
 _MAX_ASK_LINGER_S = 0.006
 _RETRY_S = (0.02, 0.05, 0.1, 0.2)
+_RECALL = "recall "
 
 log = logging.getLogger(__name__)
 
 
-class Consultant:
+class Consultant(Viewer):
     """Asks one singleton.
 
     name: for messages.
     transport: how to reach it.
+    life: of this process; needed by who holds anything there.
+
+    on_recall: called with each recall of something that this process was lent; more than once
+        where its arrival was not noticed.
     crowd: how many requests this process is working on; the more, the longer a command
         waits for others to share its batch (6 ms at most; alone, not at all).
 
     `start()` on the event loop before use; `close()` delivers what was told and stops.
     """
 
-    def __init__(self, name: str, transport: Transport) -> None:
+    def __init__(self, name: str, transport: Transport, life: Life | None = None) -> None:
+        super().__init__()
         self.name = name
         self.crowd: Callable[[], int] = lambda: 1
-        self.view: dict[str, Any] = {}
         self.reachable = False
         self.incarnation = (0, 0)
-        self.on_view: Callable[[], None] | None = None
+        self.on_recall: Callable[[Any], None] | None = None
         self._transport = transport
-        self._caller = secrets.token_hex(16)
+        self._life = life
+        self._caller = self._new_caller()
         self._number = 0
         self._queue: deque[Item] = deque()
         self._in_flight: tuple[Item, ...] = ()
         self._waiting: dict[str, Item] = {}
         self._early: dict[str, Any] = {}
         self._urgent = asyncio.Event()
-        self._viewed_ns = -VIEW_NS
-        self._arrived_ns: dict[str, int] = {}
         self._linger: asyncio.TimerHandle | None = None
         self._leaves = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def pending(self) -> int:
+        """How many commands wait for their turn at the singleton, or for somebody's answer."""
+        return len(self._waiting)
 
     def start(self) -> None:
         """Begin to send and to watch."""
@@ -78,9 +89,11 @@ class Consultant:
         """Deliver what was told, as far as the host can be reached, and stop."""
         self._urgent.set()
         give_up = time.monotonic() + patience_s
-        while (self._queue or self._in_flight) and time.monotonic() < give_up:  # noqa: ASYNC110
-            # Once in a process's life: not worth an event on the way of every batch.
-            await asyncio.sleep(0.005)
+        await self._delivered(give_up)
+        if self._life is not None and self._number > 0:
+            self._queue.append(Item("goodbye", ()))
+            self._urgent.set()
+            await self._delivered(give_up)
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -93,17 +106,10 @@ class Consultant:
                 )
         self._queue.clear()
 
-    def view_age_ns(self) -> int:
-        """How old `view` may be, counted from the sending of the last watch that returned."""
-        return time.monotonic_ns() - self._viewed_ns
-
-    def fresh(self) -> bool:
-        """Whether `view` may still be used without asking."""
-        return self.view_age_ns() < VIEW_NS
-
-    def since_ns(self, key: str) -> int:
-        """How long ago this view entry arrived; its durations count from then."""
-        return time.monotonic_ns() - self._arrived_ns.get(key, 0)
+    async def _delivered(self, give_up: float) -> None:
+        while (self._queue or self._in_flight) and time.monotonic() < give_up:  # noqa: ASYNC110
+            # Once in a process's life: not worth an event on the way of every batch.
+            await asyncio.sleep(0.005)
 
     def submit(
         self, command: str, *args: Any, on_pending: Callable[[], None] | None = None
@@ -112,9 +118,8 @@ class Consultant:
 
         A command that is answered PENDING resolves when its result comes by watch; its
         first argument is the id under which it comes. The future raises what the command
-        raised. Cancelling it takes the command out of the queue where it was not sent
-        yet; where it was, the caller gives back what it may have taken (by `tell`, which
-        cannot overtake it).
+        raised. Cancelling it takes the command out of the queue where it was not sent yet;
+        else the caller gives back what it may have taken (a `tell` cannot overtake it).
         on_pending: called when the command has to wait for its result.
         Raises Overloaded when too much is queued already.
         """
@@ -137,8 +142,15 @@ class Consultant:
         self._queue.append(Item(command, args))
         self._send_within(_TELL_LINGER_S)
 
+    def report(self, command: str, *args: Any) -> "asyncio.Future[Any]":
+        """Tell, and have the reply; a cancelled future takes back what was not sent yet."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append(Item(command, args, future))
+        self._send_within(_TELL_LINGER_S)
+        return future
+
     def _send_within(self, delay_s: float) -> None:
-        """Have the next batch leave so soon (or sooner, where that is settled already)."""
+        """Have the next batch leave so soon, or sooner."""
         if delay_s <= 0.0:
             self._urgent.set()
             return
@@ -149,8 +161,6 @@ class Consultant:
                 return
             self._linger.cancel()
         self._linger, self._leaves = loop.call_at(due, self._urgent.set), due
-
-    # The sending task.
 
     async def _send(self) -> None:
         while True:
@@ -179,16 +189,11 @@ class Consultant:
         if not batch:
             return
         self._number += 1
-        # From here on it is this batch and no other, whoever changes what was given to us.
-        payload, batch, rest = packed(self._caller, self._number, batch)
-        if rest:
-            self._queue.extendleft(reversed(rest))
-            self._urgent.set()
-        self._in_flight = batch
+        payload = self._pack(batch)
         attempt = 0
         while True:
             try:
-                _, _, replies = pickle.loads(await self._transport.consult(payload))
+                _, _, replies = unpack_reply(await self._transport.consult(payload))
             except TransportError as error:
                 if attempt == 0:
                     log.warning("%s does not answer, asking again: %s", self.name, error)
@@ -201,13 +206,30 @@ class Consultant:
                 break
             # Its memory of us is gone (a store that was purged): every id is idempotent.
             log.warning("%s does not know us; starting anew", self.name)
-            self._caller, self._number = secrets.token_hex(16), 1
-            payload = packed(self._caller, 1, batch).payload
+            self._caller, self._number = self._new_caller(), 1
+            payload = self._pack(self._in_flight)
             self._ask_again(tuple(self._waiting.values()))
-        self._in_flight = ()
+        batch, self._in_flight = self._in_flight, ()
         for item, reply in zip(batch, replies, strict=True):
             self._hand_out(item, reply)
         self._early.clear()
+
+    def _new_caller(self) -> str:
+        """A name that no host has heard of."""
+        if self._life is None:
+            return secrets.token_hex(16)
+        return f"{self._life.owner}.{secrets.token_hex(8)}"
+
+    def _pack(self, batch: tuple[Item, ...]) -> bytes:
+        """Make these the batch in flight, as far as they fit; the rest comes next."""
+        if self._life is not None and self._number == 1:
+            batch = (Item("hello", tuple(self._life)), *batch)
+        # From here on it is this batch and no other, whoever changes what was given to us.
+        payload, self._in_flight, rest = packed(self._caller, self._number, batch)
+        if rest:
+            self._queue.extendleft(reversed(rest))
+            self._urgent.set()
+        return payload
 
     def _ask_again(self, items: Iterable[Item]) -> None:
         """The results that these wait for will not come: the host has forgotten the question."""
@@ -235,11 +257,9 @@ class Consultant:
             self._hand_out(item, self._early.pop(args[0]))
         else:
             if on_pending is not None:
-                _call(on_pending)
+                call_back(on_pending)
             self._waiting[args[0]] = item
             future.add_done_callback(lambda _: self._waiting.pop(args[0], None))
-
-    # The watching task.
 
     async def _watch(self) -> None:
         incarnation, cursor = (0, 0), 0
@@ -262,37 +282,18 @@ class Consultant:
                 self._ask_again(item for item in waiting if item.command == "everywhere")
             self.incarnation = incarnation = news.incarnation
             cursor = news.cursor
-            self._take_views(news)
-            self._viewed_ns = asked_ns
+            self._take_views(news, asked_ns)
             for id, reply in news.results:
                 self._take_result(id, reply)
 
-    def _take_views(self, news: News) -> None:
-        now = time.monotonic_ns()
-        if news.snapshot:
-            self.view, self._arrived_ns = {}, {}
-        for key, value in news.views:
-            if value is None:
-                self.view.pop(key, None)
-                self._arrived_ns.pop(key, None)
-            else:
-                self.view[key] = value
-                self._arrived_ns[key] = now
-        if self.on_view is not None and (news.views or news.snapshot):
-            _call(self.on_view)
-
     def _take_result(self, id: str, reply: Any) -> None:
+        if id.startswith(_RECALL):
+            if self.on_recall is not None:
+                call_back(self.on_recall, reply)
+            return
         waiting = self._waiting.pop(id, None)
         if waiting is not None:
             self._hand_out(waiting, reply)
         elif self._in_flight:
             # Perhaps it has overtaken the reply that says PENDING.
             self._early[id] = reply
-
-
-def _call(listener: Callable[[], None]) -> None:
-    """Call back; what goes wrong there must not end the sending or the watching."""
-    try:
-        listener()
-    except Exception:
-        log.exception("%s failed", listener)

@@ -4,7 +4,6 @@ Nothing here knows Ray: the registry turns `Host` into an actor, and the in-proc
 transport calls it directly.
 """
 
-import asyncio
 import logging
 import os
 import pickle
@@ -12,10 +11,13 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Literal
 
-from actors import callers
-from actors.clock import restored
+from actors import callers, incarnation, life, watchers, wire
+from actors.alarm import Alarm
 from actors.errors import InvalidRequest, RaygateError
-from actors.mechanism import Changes, Gone, Pending, Row, mechanism_of
+from actors.host_commands import HostCommands
+from actors.incarnation import Incarnation
+from actors.life import SILENCE_NS, Lives, Undertaker
+from actors.mechanism import Changes, Gone, Row, mechanism_of
 from actors.replies import OutOfStep, Reply, aged
 from actors.store import Store, StoreError
 from actors.watchers import Watchers
@@ -25,20 +27,18 @@ VIEW_NS = 2_000_000_000
 
 # Three returns within a view's life: it stays good while one of them is late.
 _PATIENCE_S = VIEW_NS / 3e9
-_HOST_TABLES: dict[str, Literal["live"]] = {
-    "_meta": "live",
+HOST_TABLES: dict[str, Literal["live"]] = {
+    incarnation.TABLE: "live",
     callers.TABLE: "live",
-    "_results": "live",
+    life.TABLE: "live",
+    watchers.TABLE: "live",
 }
-# Not worth a place in the store: whoever misses the reply asks again.
-_TRANSIENT = frozenset({"rows", "everywhere"})
 # An event loop's own clock ticks in milliseconds, and a mechanism that is always due must
 # leave the loop to its callers.
 _SHORTEST_SLEEP_S = 0.001
 _RELOAD_PAUSE_S = 0.2
 
 log = logging.getLogger(__name__)
-
 
 _Item = tuple[str, tuple[Any, ...]]
 
@@ -49,47 +49,49 @@ class Host:
     factory: `module:Class` of its mechanism.
     path: its database.
     claim: names the right to run here; a new one begins a new epoch.
+    undertaker: looks after owners that are silent for `silence_ns`; see `Lives`.
     """
 
-    def __init__(self, factory: str, path: str, claim: str) -> None:
+    def __init__(
+        self,
+        factory: str,
+        path: str,
+        claim: str,
+        undertaker: Undertaker | None = None,
+        silence_ns: int = SILENCE_NS,
+    ) -> None:
         self._factory = factory
         self._mechanism = mechanism_of(factory)
+        self._readers = wire.readers(type(self._mechanism))
         self._store = Store(
-            Path(path), {**self._mechanism.TABLES, **_HOST_TABLES}, self._mechanism.DURABLE
+            Path(path), {**self._mechanism.TABLES, **HOST_TABLES}, self._mechanism.DURABLE
         )
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self.tick)
         self._watchers = Watchers()
         self._callers = callers.Callers()
+        self._lives = Lives(undertaker, lambda: self._mechanism.owners(), silence_ns)
         self._awake = self._closed = False
         self._batches = self._ran = 0
-        self._reload()
-        same = self._meta.get("claim") == claim
-        self._epoch = self._meta.get("epoch", 0) + (0 if same else 1)
-        self._restarts = self._meta.get("restarts", -1) + 1 if same else 0
-        clock = self._clock = restored(
-            self._mechanism.CLOCK,
-            self._meta.get("boot", ""),
-            self._meta.get("offset_ns", 0),
-            self._meta.get("now", 0),
-        )
-        if self._meta:
+        rows = self._reload()
+        self._now = Incarnation(rows, claim, self._mechanism.CLOCK)
+        self._clock = self._now.clock
+        if self._now.earlier:
             # Whoever watched its earlier life may trust those views for that long.
             self._watchers.settle(VIEW_NS)
-        self._meta |= {"claim": claim, "epoch": self._epoch, "restarts": self._restarts}
-        self._meta |= {"boot": clock.boot, "offset_ns": clock.offset_ns}
-        self._commit([Row("_meta", key, value) for key, value in self._meta.items()], clock.now())
+        self._commit(self._now.rows(), self._clock.now())
 
     # The two verbs.
 
     def consult(self, payload: bytes) -> bytes:
-        """Run a batch: `(caller, number, ((command, args), ...))` → `Reply`, both pickled.
+        """Run a batch: `wire.pack_batch` → `wire.pack_reply`.
 
         Runs without an await, so that the batch is atomic among all batches.
         """
         self._get_up()
-        caller, number, items = pickle.loads(payload)
+        caller, number, items = wire.unpack_batch(payload, self._readers)
+        self._lives.heard(caller)
         replies = self._batch(caller, number, items)
-        return pickle.dumps(Reply(self._epoch, self._restarts, replies), 5)
+        return wire.pack_reply(Reply(*self._now.number, replies))
 
     async def watch(self, payload: bytes) -> bytes:
         """Park until something changed: `(caller, incarnation, cursor)` → `News`, pickled.
@@ -97,20 +99,25 @@ class Host:
         Returns after a third of a view's life at the latest.
         """
         self._get_up()
-        caller, incarnation, cursor = pickle.loads(payload)
+        caller, theirs, cursor = pickle.loads(payload)
+        self._lives.heard(caller)
         news = await self._watchers.news(
-            caller, (self._epoch, self._restarts), incarnation, cursor, _PATIENCE_S, self._view
+            caller, self._now.number, theirs, cursor, _PATIENCE_S, self._view
         )
         return pickle.dumps(news, 5)
 
     def info(self) -> dict[str, Any]:
-        """Epoch, restarts and process of this host; batches and commands since its start."""
+        """Epoch, restarts and process of this host; batches and commands since its start.
+
+        And the owners that it knows: see `Lives.status`.
+        """
         return {
-            "epoch": self._epoch,
-            "restarts": self._restarts,
+            "epoch": self._now.epoch,
+            "restarts": self._now.restarts,
             "pid": os.getpid(),
             "batches": self._batches,
             "commands": self._ran,
+            **self._lives.status(),
         }
 
     def close(self) -> None:
@@ -119,8 +126,8 @@ class Host:
         Whoever calls later gets a StoreError.
         """
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._lives.close()
+        self._alarm.close()
         self._store.close()
 
     def _get_up(self) -> None:
@@ -129,30 +136,29 @@ class Host:
             raise StoreError(f"the host of {self._factory} is closed")
         if not self._awake:
             self._awake = True
+            self._lives.start()
             self.tick()
 
-    def _reload(self) -> None:
+    def _reload(self) -> list[Row]:
         """Take everything from the store: at the start, and after what failed half-way.
 
         While this fails, memory can't be trusted, and nothing is served from it.
         """
         self._sound = False
         rows = self._store.load()
-        self._meta = {row.key: row.value for row in rows if row.table == "_meta"}
         self._callers.load(rows)
+        self._lives.load(rows)
         self._mechanism = mechanism_of(self._factory)
-        self._mechanism.load(row for row in rows if row.table not in _HOST_TABLES)
+        self._mechanism.load(row for row in rows if row.table not in HOST_TABLES)
         self._mechanism.restored(self._store.head())
         # What time has brought meanwhile is not known before it is looked at.
         self._due: int | None = 0
-        self._barriers: list[tuple[str, str]] = []
+        self._own = HostCommands(self._mechanism, self._store, self._callers, self._lives, VIEW_NS)
+        self._asked_again = self._own.TRANSIENT | self._mechanism.REPEATABLE
         self._checked: list[Changes] = []
-        results = (row for row in rows if row.table == "_results")
-        self._watchers.reread(
-            self._mechanism.view_keys(),
-            [(row.key, pickle.loads(row.value)) for row in results],
-        )
+        self._watchers.reread(self._mechanism.view_keys(), rows)
         self._sound = True
+        return rows
 
     def _distrust(self) -> None:
         """Something failed half-way: have memory read anew before it is used again."""
@@ -190,8 +196,9 @@ class Host:
         self, now: int, caller: str, number: int, items: list[_Item], careful: bool = False
     ) -> list[Any]:
         replies = self._run(now, caller, items, careful)
+        gone, again, keep = Gone(), self._asked_again, self._mechanism.keep
         kept = [
-            Gone() if command in _TRANSIENT else self._mechanism.keep(reply)
+            gone if command in again else keep(reply)
             for (command, _), reply in zip(items, replies, strict=True)
         ]
         self._finish(now, [callers.row(caller, number, now, kept)], caller)
@@ -232,14 +239,10 @@ class Host:
         self._checked.append(changes)
 
     def _command(self, now: int, caller: str, command: str, args: tuple[Any, ...]) -> Any:
-        if command in self._mechanism.COMMANDS:
-            return getattr(self._mechanism, command)(now, caller, *args)
-        if command == "rows":
-            return self._store.page(*args)
-        if command == "everywhere":
-            # Raised only once this batch's own changes are there to be seen.
-            self._barriers.append((caller, args[0]))
-            return Pending(VIEW_NS)
+        for commands in (self._own, self._mechanism):
+            if command in commands.COMMANDS:
+                wire.refuse(command, args)
+                return getattr(commands, command)(now, caller, *args)
         raise InvalidRequest(f"{self._mechanism.NAME} has no command {command}")
 
     def _finish(self, now: int, rows: list[Row], caller: str = "") -> None:
@@ -247,42 +250,38 @@ class Host:
         self._due = self._mechanism.advance(now)
         every = [*self._checked, self._mechanism.take_changes()]
         results = [result for changes in every for result in changes.results]
-        for changes in every:
-            rows += changes.rows
+        rows += [row for changes in every for row in changes.rows]
         # An id may come again: first what is over with, then what is new.
-        rows += [Row("_results", key, None) for key in self._watchers.take_acknowledged()]
-        for asker, id, reply in results:
-            kept = pickle.dumps(self._mechanism.keep(reply), 5)
-            rows.append(Row("_results", f"{asker}|{id}", kept))
+        rows += self._watchers.take_acknowledged()
+        rows += [watchers.row(one, self._mechanism.keep(one.reply)) for one in results]
         rows += self._callers.forget(now, caller)
+        rows += self._lives.take_rows()
         if rows:
             self._commit(rows, now)
         for asker, id, reply in results:
             self._watchers.answer(asker, id, reply)
         for changes in every:
             self._watchers.changed(changes.views)
-        for asker, id in self._barriers:
+        for asker, id in self._own.barriers:
             self._watchers.barrier(asker, id, VIEW_NS)
-        self._barriers, self._checked = [], []
+        self._own.barriers, self._checked = [], []
         self._watchers.lift_barriers()
         self._wake()
 
     def _commit(self, rows: list[Row], now: int) -> None:
-        rows.append(Row("_meta", "now", now))
+        rows.append(Row(incarnation.TABLE, "now", now))
         self._store.commit(rows, self._mechanism.head())
 
     def _wake(self) -> None:
-        """Have the timer call `tick` when the mechanism wants it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._due is None or self._closed:
+        """Have the alarm call `tick` when the mechanism wants it."""
+        if self._due is None:
+            self._alarm.set(None)
             return
         delay_s = max(_SHORTEST_SLEEP_S, (self._due - self._clock.now()) / 1e9)
         if not self._sound:
             delay_s = _RELOAD_PAUSE_S
         # A wall clock may be set; a long sleep must not trust it.
-        self._timer = asyncio.get_running_loop().call_later(min(delay_s, 60.0), self.tick)
+        self._alarm.set(min(delay_s, 60.0))
 
     def tick(self) -> None:
         """Do what time brings."""

@@ -8,8 +8,17 @@ only before it has changed anything.
 """
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+
+def owner_of(caller: str) -> str:
+    """The process that a caller belongs to.
+
+    Callers of one process are named `owner.…`, one per host and beginning; a caller whose
+    name has no dot is its own owner.
+    """
+    return caller.partition(".")[0]
 
 
 class Pending(NamedTuple):
@@ -49,6 +58,10 @@ class Changes(NamedTuple):
     views: set[str]
 
 
+Kind = Literal["live", "archive"]
+"""What becomes of a table's rows: see `Mechanism.TABLES`."""
+
+
 class Mechanism(Protocol):
     """See the module's docstring.
 
@@ -58,15 +71,20 @@ class Mechanism(Protocol):
     CLOCK: "steady" (durations; stands still while the machine is off) or
         "wall" (calendar; never goes back).
     TABLES: the tables of its rows; "live" ones come back through `load`, "archive" ones
-        are only appended, and read page by page.
-    COMMANDS: names of the methods that a consult may call.
+        are only appended, with rising keys, and read page by page.
+    COMMANDS: names of the methods that a consult may call. Where callers hold things,
+        `bury(now, caller, owner: str, lost: bool) -> int` is among them: it ends all that a
+        dead owner holds and says how much that was. lost: nobody knows what it had begun.
+    REPEATABLE: those of them that may simply be asked again, by the id that comes with them:
+        their replies are not stored.
     """
 
     NAME: ClassVar[str]
     DURABLE: ClassVar[bool]
     CLOCK: ClassVar[Literal["steady", "wall"]]
-    TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]]
+    TABLES: ClassVar[Mapping[str, Kind]]
     COMMANDS: ClassVar[frozenset[str]]
+    REPEATABLE: ClassVar[frozenset[str]]
 
     def load(self, rows: Iterable[Row]) -> None:
         """Rebuild a new object from its live rows.
@@ -85,6 +103,9 @@ class Mechanism(Protocol):
 
     def view_keys(self) -> Iterable[str]:
         """All view entries, for a new watcher."""
+
+    def owners(self) -> Collection[str]:
+        """The owners who hold anything now."""
 
     def keep(self, reply: Any) -> Any:
         """What of this reply may be stored for a resend after a restart (or Gone())."""
@@ -105,6 +126,8 @@ def mechanism_of(factory: str) -> Mechanism:
 
 class Bookkeeping:
     """The part of `Mechanism` that is the same for all: collecting changes."""
+
+    REPEATABLE: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Any] = {}
@@ -129,7 +152,9 @@ class Bookkeeping:
 
     def take_changes(self) -> Changes:
         """See `Mechanism`."""
-        rows = [Row(table, key, value) for (table, key), value in self._rows.items()]
+        # There are several to every command, and a tuple's own constructor is thrice as fast.
+        new = tuple.__new__
+        rows = [new(Row, (table, key, value)) for (table, key), value in self._rows.items()]
         changes = Changes(rows, self._results, self._views)
         self._rows, self._results, self._views = {}, [], set()
         return changes
@@ -145,6 +170,10 @@ class Bookkeeping:
     def keep(self, reply: Any) -> Any:
         """See `Mechanism`; here: everything."""
         return reply
+
+    def owners(self) -> Collection[str]:
+        """See `Mechanism`; here: nobody holds anything."""
+        return ()
 
     def head(self) -> tuple[int, str] | None:
         """See `Mechanism`; here: no chain."""

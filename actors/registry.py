@@ -1,7 +1,8 @@
 """Names, places and lives of the singletons on a Ray cluster.
 
 A singleton is a named detached actor in the namespace `raygate-<name>`, pinned hard to
-the node that holds its store. Which node that is was claimed once, by put-if-absent in
+the node that holds its store; two of them can be several such actors, each with a part of the
+keys (`actors/sharded.py`). Which node that is was claimed once, by put-if-absent in
 the cluster's key-value store; this is the one module that touches Ray's private API for
 it. All functions here block: call them off the event loop.
 """
@@ -9,8 +10,10 @@ it. All functions here block: call them off the event loop.
 import json
 import logging
 import secrets
+import socket
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +23,14 @@ from ray.actor import ActorHandle
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.collector import calm
 from actors.door import Address, Door
 from actors.host import Host
+from actors.life import Life
+from actors.outbox import Outbox
+from actors.resharding import prepare
+from actors.sharded import shard_names, singleton_of
+from actors.undertaker import Undertaker
 
 SINGLETONS = {
     "circuit_breaker": "actors.circuit_breaker:CircuitBreaker",
@@ -33,6 +42,9 @@ SINGLETONS = {
     "experiment_manager": "actors.experiment_manager:ExperimentManager",
     "trace_collector": "actors.trace_collector:TraceCollector",
 }
+
+HOLDERS = ("circuit_breaker", "rate_limiter", "response_cache", "cost_tracker")
+"""Singletons where a process may hold something: its consultants there need its life."""
 
 _KV_SPACE = b"raygate"
 _HEAD = "node:__internal_head__"
@@ -55,13 +67,25 @@ class Home:
 
     node: id of the node that holds the stores; folder: of the stores, on that node.
     claim: a word that is new with each claim (a new cluster, a takeover); code: the
-    version that may create hosts.
+    version that may create hosts. shards: how many hosts a singleton has, where it is not one.
     """
 
     node: str
     folder: str
     claim: str
     code: tuple[int, ...]
+    shards: dict[str, int] = field(default_factory=dict)
+
+    def names(self, singleton: str) -> list[str]:
+        """The names of a singleton's hosts, in the order of their numbers."""
+        return shard_names(singleton, self.shards.get(singleton, 1))
+
+    def written(self) -> bytes:
+        """As the cluster keeps it; code that knows no shards must be able to read it."""
+        known = asdict(self)
+        if not self.shards:
+            del known["shards"]
+        return json.dumps(known).encode()
 
 
 class HostActor:
@@ -76,8 +100,13 @@ class HostActor:
         current = home(name)
         if current is None or current.claim != place.claim or current.code > place.code:
             raise PermissionError(f"the home of {name} has changed hands since")
-        self._host = Host(factory, str(Path(place.folder).expanduser() / name / file), place.claim)
+        folder = Path(place.folder).expanduser() / name
+        prepare(folder, factory, place.names)
+        holders = [host for singleton in HOLDERS for host in place.names(singleton)]
+        undertaker = Undertaker(name, place, holders)
+        self._host = Host(factory, str(folder / file), place.claim, undertaker)
         self._door = Door(self._host)
+        calm()
 
     async def address(self) -> Address:
         """Where its door is, and the word that opens it."""
@@ -102,31 +131,46 @@ def home(name: str) -> Home | None:
     return Home(**{**fields, "code": tuple(fields["code"])})
 
 
-def claim_home(name: str, storage_path: str) -> Home:
+def host_names(place: Home | None) -> list[str]:
+    """The names of all hosts of a home; without one, of those that every home has."""
+    names = place.names if place is not None else lambda singleton: [singleton]
+    return [host for singleton in SINGLETONS for host in names(singleton)]
+
+
+def claim_home(name: str, storage_path: str, shards: Mapping[str, int] | None = None) -> Home:
     """The home of this gateway: the head node, unless it was claimed before.
 
     storage_path: folder for durable state on that node; `~` is that node's user's.
+    shards: how many hosts singletons shall have; where the home was claimed before, it has as
+    many as it was claimed with.
     """
     code = code_version()
-    mine = Home(_head_node(), storage_path, secrets.token_hex(8), code)
-    internal_kv._internal_kv_put(
-        _key(name), json.dumps(asdict(mine)).encode(), overwrite=False, namespace=_KV_SPACE
-    )
+    wanted = {singleton: count for singleton, count in (shards or {}).items() if count > 1}
+    mine = Home(_head_node(), storage_path, secrets.token_hex(8), code, wanted)
+    internal_kv._internal_kv_put(_key(name), mine.written(), overwrite=False, namespace=_KV_SPACE)
     found = home(name)
     assert found is not None
     if found.code < code:
         # Newer code takes over: the old hosts end, and only this version makes new ones.
-        found = Home(found.node, found.folder, found.claim, code)
+        found = replace(found, code=code)
         internal_kv._internal_kv_put(
-            _key(name), json.dumps(asdict(found)).encode(), overwrite=True, namespace=_KV_SPACE
+            _key(name), found.written(), overwrite=True, namespace=_KV_SPACE
         )
-        for singleton in SINGLETONS:
-            _kill(name, singleton)
+        for host in host_names(found):
+            _kill(name, host)
+    if found.shards != wanted:
+        log.warning("%s runs with %s shards; another number takes a new start", name, found.shards)
     return found
 
 
+def life_of(outbox: Outbox) -> Life:
+    """What this process says of itself where it holds something."""
+    node = ray.get_runtime_context().get_node_id()
+    return Life(outbox.owner, node, socket.gethostname(), str(outbox.path))
+
+
 def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
-    """The singleton's handle; it is created where it does not run.
+    """The handle of a singleton, or of one of its shards; it is created where it does not run.
 
     Raises LookupError where the home was given up since `place` was claimed, ValueError
     where newer code has taken over and its host does not run (yet).
@@ -148,7 +192,8 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
         enable_task_events=False,
         scheduling_strategy=NodeAffinitySchedulingStrategy(current.node, soft=False),
     )
-    handle: Any = actor.remote(name, SINGLETONS[singleton], f"{singleton}.sqlite", current)
+    factory = SINGLETONS[singleton_of(singleton)]
+    handle: Any = actor.remote(name, factory, f"{singleton}.sqlite", current)
     return cast("ActorHandle[HostActor]", handle)
 
 
@@ -162,22 +207,22 @@ def find(name: str, singleton: str) -> ActorHandle[HostActor] | None:
 
 
 def describe(name: str, timeout_s: float = 2.0) -> dict[str, dict[str, Any]]:
-    """Epoch, restarts, process and node of each singleton; `reachable` False without answer."""
+    """Epoch, restarts, process and node of each host; `reachable` False without answer."""
     place = home(name)
-    found = {singleton: find(name, singleton) for singleton in SINGLETONS}
+    found = {host: find(name, host) for host in host_names(place)}
     asked: dict[str, Any] = {
         key: handle.info.remote() for key, handle in found.items() if handle is not None
     }
     refs = list(asked.values())
     ready = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)[0] if refs else []
     told: dict[str, dict[str, Any]] = {}
-    for singleton in SINGLETONS:
-        told[singleton] = {"reachable": False, "node": place.node if place else None}
-        if asked.get(singleton) in ready:
+    for host in found:
+        told[host] = {"reachable": False, "node": place.node if place else None}
+        if asked.get(host) in ready:
             try:
-                told[singleton] |= {**ray.get(asked[singleton]), "reachable": True}
+                told[host] |= {**ray.get(asked[host]), "reachable": True}
             except ray.exceptions.RayError as error:
-                told[singleton]["error"] = str(error).splitlines()[0]
+                told[host]["error"] = str(error).splitlines()[0]
     return told
 
 
@@ -189,9 +234,12 @@ def teardown(name: str, patience_s: float = 10.0) -> list[str]:
     # First the home: from here on nobody creates a host anew.
     internal_kv._internal_kv_del(_key(name), namespace=_KV_SPACE)
     internal_kv._internal_kv_del(f"policy/{name}".encode(), namespace=_KV_SPACE)
-    ended = [singleton for singleton in SINGLETONS if _kill(name, singleton)]
+    # However many shards there are, or were when an earlier teardown was cut short.
+    every = ray.util.list_named_actors(all_namespaces=True)
+    mine = [actor["name"] for actor in every if actor["namespace"] == namespace(name)]
+    ended = [host for host in mine if singleton_of(host) in SINGLETONS and _kill(name, host)]
     give_up = time.monotonic() + patience_s
-    while time.monotonic() < give_up and any(find(name, singleton) for singleton in ended):
+    while time.monotonic() < give_up and any(find(name, host) for host in ended):
         time.sleep(0.05)
     return ended
 

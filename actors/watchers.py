@@ -1,10 +1,15 @@
 """Who is told what: view entries for all, results for those who asked, barriers."""
 
 import asyncio
+import pickle
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+from actors.mechanism import Result, Row
+
+TABLE = "_results"
 
 _QUIET_NS = 4_000_000_000
 _FORGOTTEN_NS = 900_000_000_000
@@ -76,17 +81,17 @@ class Watchers:
         if self._sequence > before:
             self._woken.update(self._watchers)
 
-    def reread(self, keys: Iterable[str], results: Iterable[tuple[str, Any]]) -> None:
+    def reread(self, keys: Iterable[str], rows: Iterable[Row]) -> None:
         """State was read from the store: tell what may not have been told.
 
-        keys: of all view entries; results: all that are stored, by `caller|id`.
+        keys: of all view entries; rows: of the store, the results among them.
         """
         told = {f"{name}|{id}" for name, one in self._watchers.items() for _, id, _ in one.results}
         told.update(self._acknowledged)
-        for key, reply in results:
-            if key not in told:
+        for table, key, value in rows:
+            if table == TABLE and key not in told:
                 caller, _, id = key.partition("|")
-                self.answer(caller, id, reply)
+                self.answer(caller, id, pickle.loads(value))
         # What was shown and is gone now has to be looked at as well.
         self.changed({*self._changed, *keys})
         self.wake()
@@ -128,10 +133,10 @@ class Watchers:
                     self._barriers.append((caller, id, sequence, until_ns))
         self.wake()
 
-    def take_acknowledged(self) -> list[str]:
-        """Keys `caller|id` of results that have arrived, to be forgotten on disk as well."""
+    def take_acknowledged(self) -> list[Row]:
+        """Rows of results that have arrived, to be forgotten on disk as well."""
         taken, self._acknowledged = self._acknowledged, []
-        return taken
+        return [Row(TABLE, key, None) for key in taken]
 
     async def news(
         self,
@@ -148,8 +153,7 @@ class Watchers:
         if theirs != mine or not watcher.asks:
             cursor = 0
         watcher.cursor, watcher.heard_ns, watcher.asks = cursor, time.monotonic_ns(), True
-        while watcher.results and watcher.results[0][0] <= cursor:
-            self._acknowledged.append(f"{caller}|{watcher.results.popleft()[1]}")
+        self._acknowledge(caller, watcher)
         self.lift_barriers()
         if cursor == self._sequence:
             if watcher.wake is not None:
@@ -171,6 +175,16 @@ class Watchers:
         results = [(id, reply) for _, id, reply in watcher.results]
         return News(mine, self._sequence, results, views, snapshot=cursor == 0)
 
+    def _acknowledge(self, caller: str, watcher: _Watcher) -> None:
+        """Forget the results that have arrived at a watcher."""
+        arrived: list[str] = []
+        while watcher.results and watcher.results[0][0] <= watcher.cursor:
+            arrived.append(watcher.results.popleft()[1])
+        if arrived:
+            # A recall may come twice under one id; the row is then the second one's.
+            under_way = {id for _, id, _ in watcher.results}
+            self._acknowledged += [f"{caller}|{id}" for id in arrived if id not in under_way]
+
     def _drop_gone(self, keys: list[str], but: str) -> None:
         """Forget entries of which all others know that they are gone; `but` gets a snapshot."""
         others = (one.cursor for caller, one in self._watchers.items() if caller != but)
@@ -186,3 +200,8 @@ class Watchers:
             if caller != but and watcher.heard_ns < horizon:
                 self._acknowledged += [f"{caller}|{id}" for _, id, _ in watcher.results]
                 del self._watchers[caller]
+
+
+def row(result: Result, kept: Any) -> Row:
+    """The row of a late result. kept: what of its reply may be stored."""
+    return Row(TABLE, f"{result.caller}|{result.id}", pickle.dumps(kept, 5))

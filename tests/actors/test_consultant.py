@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors import batches
+from actors import batches, wire
 from actors import consultant as module
 from actors.consultant import Consultant
 from actors.errors import Conflict, Overloaded, RaygateError, SingletonUnavailable
@@ -59,7 +59,7 @@ class Line:
 
     async def consult(self, payload: bytes) -> bytes:
         await self.consults.wait()
-        self.sent.append([(name, *args) for name, args in pickle.loads(payload)[2]])
+        self.sent.append([(name, *args) for name, args in wire.unpack_batch(payload, {})[2]])
         reply = await InProcess(self.host).consult(payload)
         await self.replies.wait()
         return reply
@@ -570,8 +570,8 @@ class Script:
         self.news: asyncio.Queue[News] = asyncio.Queue()
 
     async def consult(self, payload: bytes) -> bytes:
-        items = pickle.loads(payload)[2]
-        return pickle.dumps(Reply(1, 0, [Pending() for _ in items]))
+        items = wire.unpack_batch(payload, {})[2]
+        return wire.pack_reply(Reply(1, 0, [Pending() for _ in items]))
 
     async def watch(self, payload: bytes) -> bytes:
         self.asked.set()
@@ -613,7 +613,7 @@ async def test_an_unreachable_host_makes_the_view_stale(
     asker: Consultant, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And it is fresh again with the first watch that returns."""
-    monkeypatch.setattr(module, "VIEW_NS", S)
+    monkeypatch.setattr("actors.viewer.VIEW_NS", S)
     await until(asker.fresh)
     line.watches.clear()
     await until(lambda: not asker.fresh())

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from actors import watchers as module
+from actors.mechanism import Result, Row
 from actors.watchers import News, Watchers
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +39,11 @@ class Shown:
         self.entries[key] = value
         self.watchers.changed([key])
         self.watchers.wake()
+
+
+def acknowledged(shown: Shown) -> list[str]:
+    """Keys of the rows that have been forgotten since the last time."""
+    return [key for table, key, value in shown.watchers.take_acknowledged() if value is None]
 
 
 async def test_first_watch_is_a_snapshot_at_once() -> None:
@@ -101,10 +107,23 @@ async def test_results_are_told_until_the_cursor_acknowledges_them() -> None:
     shown.watchers.answer("a", "2", "y")
     news = await shown.ask(cursor)
     assert news.results == [("1", "x"), ("2", "y")]
-    assert shown.watchers.take_acknowledged() == []
+    assert acknowledged(shown) == []
     assert (await shown.ask(news.cursor)).results == []
-    assert shown.watchers.take_acknowledged() == ["a|1", "a|2"]
-    assert shown.watchers.take_acknowledged() == []
+    assert acknowledged(shown) == ["a|1", "a|2"]
+    assert acknowledged(shown) == []
+
+
+async def test_an_id_that_comes_twice_is_forgotten_with_its_second_result() -> None:
+    """The first one's arrival leaves the row, which is the second one's by then."""
+    shown = Shown()
+    shown.watchers.answer("a", "recall x", 1)
+    news = await shown.ask()
+    shown.watchers.answer("a", "recall x", 2)
+    news = await shown.ask(news.cursor)
+    assert news.results == [("recall x", 2)]
+    assert acknowledged(shown) == []
+    await shown.ask(news.cursor)
+    assert acknowledged(shown) == ["a|recall x"]
 
 
 async def test_a_second_watch_of_one_caller_ends_the_first() -> None:
@@ -214,7 +233,7 @@ async def test_a_dead_caller_and_its_results_are_forgotten(monkeypatch: pytest.M
     await asyncio.sleep(0.02)
     await shown.known("live")
     assert shown.watchers._watchers.keys() == {"live"}
-    assert sorted(shown.watchers.take_acknowledged()) == ["asked|1", "never|2"]
+    assert sorted(acknowledged(shown)) == ["asked|1", "never|2"]
     shown.set("x", 2)
 
 
@@ -225,7 +244,7 @@ async def test_results_of_one_caller_are_bounded(monkeypatch: pytest.MonkeyPatch
     for number in range(5):
         shown.watchers.answer("a", str(number), number)
     assert [id for id, _ in (await shown.ask()).results] == ["2", "3", "4"]
-    assert shown.watchers.take_acknowledged() == ["a|0", "a|1"]
+    assert acknowledged(shown) == ["a|0", "a|1"]
 
 
 # After state was read anew.
@@ -237,7 +256,9 @@ async def test_reread_state_is_told_where_it_may_not_have_been() -> None:
     cursor = await shown.known()
     shown.watchers.answer("a", "told", 1)
     shown.entries = {"x": 3, "z": 4}
-    shown.watchers.reread(shown.entries, [("a|told", 1), ("a|not|told", 2)])
+    results = [Result("a", "told", 1), Result("a", "not|told", 2)]
+    rows = [module.row(result, result.reply) for result in results]
+    shown.watchers.reread(shown.entries, [Row("shown", "a|other", 3), *rows])
     news = await shown.ask(cursor)
     assert dict(news.views) == {"x": 3, "y": None, "z": 4}
     assert news.results == [("told", 1), ("not|told", 2)]

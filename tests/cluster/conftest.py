@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,15 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """A running Ray, in whose processes this project's modules can be imported."""
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-        _system_config={"task_retry_delay_ms": 50},
-    )
-    yield
-    ray.shutdown()
+    # A folder of its own: a node that joins leaves the cluster's address there, and whoever
+    # looks for a running Ray in the usual one must not find this.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            "local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+            _temp_dir=folder,
+            _system_config={"task_retry_delay_ms": 50},
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""The commands that every host has, whatever its mechanism."""
+
+from typing import Any, ClassVar
+
+from actors.callers import Callers
+from actors.life import Life, Lives
+from actors.mechanism import Mechanism, Pending, Row, owner_of
+from actors.store import Store
+
+
+class HostCommands:
+    """Called as a mechanism's commands are, and undone with them.
+
+    view_ns: how long anybody trusts a view.
+
+    barriers: (caller, id) of each `everywhere` since the last batch.
+    """
+
+    COMMANDS: ClassVar[frozenset[str]] = frozenset(
+        {"rows", "everywhere", "hello", "goodbye", "bury", "lives"}
+    )
+    # Not worth a place in the store: whoever misses the reply asks again.
+    TRANSIENT: ClassVar[frozenset[str]] = frozenset({"rows", "everywhere", "lives"})
+
+    def __init__(
+        self, mechanism: Mechanism, store: Store, callers: Callers, lives: Lives, view_ns: int
+    ) -> None:
+        self._mechanism = mechanism
+        self._store = store
+        self._callers = callers
+        self._lives = lives
+        self._view_ns = view_ns
+        self.barriers: list[tuple[str, str]] = []
+
+    def rows(self, now: int, caller: str, table: str, after: str, limit: int) -> list[Row]:
+        """See `Store.page`."""
+        return self._store.page(table, after, limit)
+
+    def everywhere(self, now: int, caller: str, id: str) -> Pending:
+        """True comes late, under `id`, when no view holds what was changed before."""
+        # Raised only once this batch's own changes are there to be seen.
+        self.barriers.append((caller, id))
+        return Pending(self._view_ns)
+
+    def hello(self, now: int, caller: str, *life: str) -> None:
+        """The first word of each new caller: where its process is (the fields of `Life`)."""
+        self._lives.hello(Life(*life))
+
+    def goodbye(self, now: int, caller: str) -> None:
+        """The last word of a caller: its process ends."""
+        self._lives.goodbye(owner_of(caller))
+
+    def bury(self, now: int, caller: str, owner: str, lost: bool) -> int:
+        """End what a dead owner holds here, and say how many holds that were.
+
+        lost: nobody knows what it had begun. Its callers are forgotten: what they said last
+        and comes only now is not run, and one that lives after all begins anew, with a hello.
+        """
+        ended = 0
+        if "bury" in self._mechanism.COMMANDS:
+            command: Any = self._mechanism
+            ended = command.bury(now, caller, owner, lost)
+        self._lives.forget(owner)
+        self._callers.forget_owner(owner)
+        return ended
+
+    def lives(self, now: int, caller: str) -> dict[str, int]:
+        """For health: see `Lives.status`."""
+        return self._lives.status()

@@ -1,0 +1,297 @@
+"""A process's own record of the provider calls that it makes, for whoever outlives it.
+
+Two files named for their owner: `<owner>.lock`, whose flock is held for as long as the
+process lives, and `<owner>.calls`, to which each fact is appended before anything is done
+on the strength of it. What is written is in the kernel's hands: it survives a kill -9, not
+a power cut. So whoever can take the lock knows that the owner is dead, and can read what
+it had started, and what had ended without the ledger knowing.
+
+    <owner>.calls = first line, then frames: length, CRC-32 of the payload, the payload
+                    (msgpack: kind, charge id, how)
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from actors.errors import InvalidRequest
+from actors.filesystems import untrusted
+
+STARTED, ENDED, ACKNOWLEDGED = range(3)
+
+COMPACT_BYTES = 4 << 20
+"""Size from which a file is written anew with only what is still of interest."""
+
+# No file has this number: writing to it is an OSError.
+_CLOSED = -1
+_FIRST_LINE = b"raygate outbox 1\n"
+_HEAD = struct.Struct("<II")
+# A lock's file is a moment older than its lock.
+_SETTLED_S = 60.0
+
+log = logging.getLogger(__name__)
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+class OutboxError(Exception):
+    """The folder or a file in it can't be used; the message says what to do."""
+
+
+class Entry(NamedTuple):
+    """A call that the ledger has not acknowledged.
+
+    ended: whether it is known what it cost. how: as `Outbox.started`, or `ended`, was told;
+    tuples have become lists.
+    """
+
+    charge_id: str
+    ended: bool
+    how: list[Any]
+
+
+class Outbox:
+    """The outbox of this process; one per process, for as long as it lives.
+
+    folder: on a local disk of this machine; made where missing.
+    compact_bytes: see COMPACT_BYTES.
+    Raises OutboxError for a folder whose locks can't be trusted, OSError where the files
+    can't be made.
+
+    owner: 32 hex characters, new with each outbox. path: of the calls' file.
+    """
+
+    def __init__(self, folder: Path, compact_bytes: int = COMPACT_BYTES) -> None:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kind = untrusted(folder)
+        if kind is not None:
+            raise OutboxError(
+                f"The outbox of this process would be in {folder}, which is on {kind}: file "
+                "locks there are no proof that a process lives. Set storage_path to a folder "
+                "on a local disk of each node."
+            )
+        clear(folder)
+        self.owner = secrets.token_hex(16)
+        self.path = folder.resolve() / f"{self.owner}.calls"
+        self._live: dict[str, bytes] = {}
+        self._compact_bytes = self._limit = compact_bytes
+        self._torn = False
+        # The lock first: files without one are a dead owner's.
+        self._lock = os.open(_lock_of(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._calls, self._size = self._written(self.path, [])
+        except BaseException:
+            os.unlink(_lock_of(self.path))
+            os.close(self._lock)
+            raise
+
+    def __len__(self) -> int:
+        """How many calls are not acknowledged."""
+        return len(self._live)
+
+    def started(self, charge_id: str, how: tuple[Any, ...]) -> None:
+        """A call is about to begin; it must not, where this raises OSError.
+
+        how: ("reserved", worst case in nano-dollars) where the ledger holds the money, or
+            ("leased", `Paid` as estimated at the worst case) where a slice pays.
+        Raises InvalidRequest for what can't be written down (text with lone surrogates,
+        integers beyond 64 bits).
+        """
+        frame = _frame(STARTED, charge_id, how)
+        self._append(frame)
+        self._live[charge_id] = frame
+
+    def ended(self, charge_id: str, how: tuple[Any, ...]) -> None:
+        """A call is over, and this is what the ledger will be told; never raises OSError.
+
+        how: ("post", amount in nano-dollars, usage, estimated), ("charge", `Paid`), or
+            ("void",) where there was no call.
+        """
+        frame = _frame(ENDED, charge_id, how)
+        self._live[charge_id] = frame
+        self._try(frame)
+
+    def acknowledged(self, charge_id: str) -> None:
+        """The ledger knows how the call ended; never raises OSError."""
+        if self._live.pop(charge_id, None) is not None:
+            self._try(_frame(ACKNOWLEDGED, charge_id, ()))
+            if self._size > self._limit:
+                self._compact()
+
+    def close(self) -> bool:
+        """Let go of the files; without live entries they are removed. Whether they were.
+
+        Nothing can be started after that. A second time does nothing.
+        """
+        removed = not self._live
+        if self._calls == _CLOSED:
+            return removed
+        if removed:
+            # The lock goes last: a lock without calls is read as no calls.
+            self.path.unlink(missing_ok=True)
+            _lock_of(self.path).unlink(missing_ok=True)
+        os.close(self._calls)
+        os.close(self._lock)
+        self._calls = _CLOSED
+        return removed
+
+    def _append(self, frame: bytes) -> None:
+        if self._torn:
+            os.ftruncate(self._calls, self._size)
+            self._torn = False
+        # Until it is whole: what follows a torn frame would never be read.
+        self._torn = True
+        if os.write(self._calls, frame) != len(frame):
+            raise OSError(f"{self.path} could not be written in full: is its disk full?")
+        self._torn = False
+        self._size += len(frame)
+
+    def _try(self, frame: bytes) -> None:
+        """Append what is worth trying only.
+
+        If it is lost and this process then dies, the call is charged as an estimate, or told
+        a second time to a ledger that knows it.
+        """
+        try:
+            self._append(frame)
+        except OSError as error:
+            log.error("an entry of the outbox is lost: %s", error)
+
+    def _compact(self) -> None:
+        """Write a new file of the live entries, and put it in the place of the old one."""
+        fresh = self.path.with_suffix(".new")
+        try:
+            calls, size = self._written(fresh, list(self._live.values()))
+            os.rename(fresh, self.path)
+        except OSError as error:
+            log.error("the outbox can't be made smaller: %s", error)
+            self._limit += self._compact_bytes
+            return
+        os.close(self._calls)
+        self._calls, self._size, self._torn = calls, size, False
+        self._limit = max(self._compact_bytes, 2 * size)
+
+    def _written(self, path: Path, frames: list[bytes]) -> tuple[int, int]:
+        """A file with these frames, open for appending, and its size."""
+        content = b"".join((_FIRST_LINE, *frames))
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            if os.write(file, content) != len(content):
+                raise OSError(f"{path} could not be written in full: is its disk full?")
+        except BaseException:
+            os.close(file)
+            raise
+        return file, len(content)
+
+
+class Seized:
+    """The lock of a dead owner, held by whoever looks after what it left."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self._path = path
+        self._lock = lock
+
+    def remove(self) -> None:
+        """Delete the files: everything in them has been seen to."""
+        self._path.unlink(missing_ok=True)
+        self._path.with_suffix(".new").unlink(missing_ok=True)
+        _lock_of(self._path).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        os.close(self._lock)
+
+
+def seize(path: Path) -> Seized | None:
+    """Take the lock of the outbox at `path` if its owner is dead; None: it lives.
+
+    None too while another one looks after it. Raises FileNotFoundError where there is no
+    lock: the outbox was closed with nothing left in it, or has been looked after.
+    """
+    lock = os.open(_lock_of(path), os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_nlink == 0:
+            raise FileNotFoundError(f"{_lock_of(path)} was removed meanwhile")
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    except BaseException:
+        os.close(lock)
+        raise
+    return Seized(path, lock)
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of the dead that say nothing; the hosts, who miss them, see to others."""
+    for lock in folder.glob("*.lock"):
+        try:
+            if time.time() - lock.stat().st_mtime < _SETTLED_S:
+                continue
+            path = lock.with_suffix(".calls")
+            seized = seize(path)
+            if seized is not None:
+                try:
+                    if not read(path):
+                        seized.remove()
+                finally:
+                    seized.release()
+        except (OSError, OutboxError) as error:
+            log.info("%s is left as it is: %s", lock, error)
+
+
+def read(path: Path) -> list[Entry]:
+    """The calls that were not acknowledged, in the order of their first records.
+
+    A record that was cut off by its writer's death is none, a missing file is an empty one.
+    Raises OutboxError for a file of another format.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    if not content.startswith(_FIRST_LINE[: len(content)]):
+        raise OutboxError(f"{path} is no outbox that this version can read")
+    live: dict[str, Entry] = {}
+    at = len(_FIRST_LINE)
+    while at + _HEAD.size <= len(content):
+        length, check = _HEAD.unpack_from(content, at)
+        payload = content[at + _HEAD.size : at + _HEAD.size + length]
+        if not length or len(payload) < length:
+            break
+        at += _HEAD.size + length
+        if zlib.crc32(payload) != check:
+            log.error("%s is damaged: a record before byte %d is lost", path, at)
+            continue
+        kind, charge_id, how = _unpack(payload)
+        if kind == ACKNOWLEDGED:
+            live.pop(charge_id, None)
+        else:
+            live[charge_id] = Entry(charge_id, kind == ENDED, how)
+    return list(live.values())
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _frame(kind: int, charge_id: str, how: tuple[Any, ...]) -> bytes:
+    try:
+        payload = _pack((kind, charge_id, how))
+    except (TypeError, OverflowError, UnicodeEncodeError):
+        raise InvalidRequest(
+            "A call can't be noted: its user and tags must be plain values, text without lone "
+            "surrogates, numbers within 64 bits."
+        ) from None
+    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
