@@ -7,7 +7,8 @@
 
 Each change of state begins a new generation, so that calls which started before it
 cannot decide what comes after it (after gobreaker). `forced_open` and `forced_closed`
-are left by a reset only.
+are left by a reset only. A probe ends by its report, or with its owner: time does not tell
+whether a call is still in flight.
 """
 
 import random
@@ -72,7 +73,7 @@ class BreakerTarget:
         self._half_open_since = 0
         self._rest_until = 0
         self._window: OutcomeWindow = spec.closed_window()
-        self._probes: dict[str, tuple[int, int]] = {}
+        self._probes: dict[str, tuple[int, str]] = {}
 
     @property
     def face(self) -> tuple[str, int, int]:
@@ -81,27 +82,30 @@ class BreakerTarget:
 
     def due(self) -> int | None:
         """When `tick` has something to do next; None: not before the next command."""
-        if not self._probes and self.state != HALF_OPEN:
+        if self.state != HALF_OPEN or self._spec.half_open_max_ns is None:
             return None
-        dues = [ends for _, ends in self._probes.values()]
-        if self.state == HALF_OPEN and self._spec.half_open_max_ns is not None:
-            dues.append(self._half_open_since + self._spec.half_open_max_ns)
-        return min(dues, default=None)
+        return self._half_open_since + self._spec.half_open_max_ns
 
     def tick(self, now: int) -> None:
-        """End the probes whose lifetime is over, and a half-open state that took too long."""
+        """End a half-open state that took too long."""
         due = self.due()
-        if due is None or due > now:
-            return
-        for permit_id in [id for id, (_, ends) in self._probes.items() if ends <= now]:
-            del self._probes[permit_id]
-        if self.state == HALF_OPEN and self._spec.half_open_max_ns is not None:
-            deadline = self._half_open_since + self._spec.half_open_max_ns
-            if deadline <= now:
-                self._open(deadline)
-        self.changed = True
+        if due is not None and due <= now:
+            self._open(due)
 
-    def permit(self, now: int, permit_id: str, lifetime_ns: int) -> Permit | Barred:
+    def owners(self) -> set[str]:
+        """Whose probes are out."""
+        return {owner for _, owner in self._probes.values()}
+
+    def bury(self, owner: str) -> int:
+        """Take an owner's probes as given back, and say how many there were."""
+        dead = [id for id, (_, holder) in self._probes.items() if holder == owner]
+        for permit_id in dead:
+            del self._probes[permit_id]
+        if dead:
+            self.changed = True
+        return len(dead)
+
+    def permit(self, now: int, permit_id: str, owner: str) -> Permit | Barred:
         """Ask whether one call may go; asking again with a held probe's id changes nothing."""
         held = self._probes.get(permit_id)
         if held is not None:
@@ -113,12 +117,11 @@ class BreakerTarget:
             return Permit(self.generation, False)
         # Probes of earlier generations that are still out burden the provider as well.
         if len(self._probes) >= self._spec.success_threshold:
-            soonest = min(ends for _, ends in self._probes.values()) - now
-            return Barred(self.state, min(_PROBES_BUSY_NS, soonest))
+            return Barred(self.state, _PROBES_BUSY_NS)
         if self.state == OPEN:
             self._enter(HALF_OPEN, self._spec.probe_window())
             self._half_open_since = now
-        self._probes[permit_id] = (self.generation, min(now + lifetime_ns, _LATEST_NS))
+        self._probes[permit_id] = (self.generation, owner)
         self.changed = True
         return Permit(self.generation, True)
 
@@ -134,7 +137,7 @@ class BreakerTarget:
         """Give back a probe, and count the outcome if it belongs to this generation.
 
         In a half-open breaker only the outcome of a probe that is still held counts: a
-        repeated report, or one after the end of the probe's lifetime, changes nothing.
+        repeated report, or one after its owner's burial, changes nothing.
         """
         held = self._probes.pop(permit_id, None) if permit_id is not None else None
         if held is not None:
@@ -230,7 +233,7 @@ class BreakerTarget:
             probes,
         ) = row
         self._window = window_from_row(window)
-        self._probes = {permit_id: (generation, ends) for permit_id, generation, ends in probes}
+        self._probes = {permit_id: (generation, owner) for permit_id, generation, owner in probes}
 
     def _wait_ns(self, now: int) -> int:
         until = self._rest_until

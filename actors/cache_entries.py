@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from actors.errors import InvalidRequest
@@ -74,6 +75,21 @@ class Bounds(NamedTuple):
             if type(value) is not int or not 0 <= value < 2**63:
                 raise InvalidRequest(f"{name} must be an integer from 0 up", param=name)
         return cls(**policy)
+
+
+@dataclass(slots=True)
+class Lookups:
+    """How often an answer was there, was not, or was being fetched by another."""
+
+    hits: int = 0
+    misses: int = 0
+    waits: int = 0
+
+    def status(self) -> dict[str, float]:
+        """The counts. hit_rate: hits among all of them."""
+        lookups = self.hits + self.misses + self.waits
+        rate = self.hits / lookups if lookups else 0.0
+        return {"hits": self.hits, "misses": self.misses, "waits": self.waits, "hit_rate": rate}
 
 
 def size_of(key: str, entry: Entry) -> int:
@@ -156,6 +172,16 @@ class Entries:
     def next_ns(self) -> int | None:
         """When `sweep` has something to do."""
         return self._deaths.next_ns()
+
+    def status(self) -> dict[str, int]:
+        """What is kept, and what may be."""
+        return {
+            "size": len(self._stored),
+            "max_size": self._bounds.max_entries,
+            "bytes": self.bytes,
+            "max_bytes": self._bounds.max_bytes,
+            "evictions": self.evictions,
+        }
 
     def _shrink(self) -> None:
         while len(self._stored) > self._bounds.max_entries or self.bytes > self._bounds.max_bytes:

@@ -1,6 +1,7 @@
 """Who fetches an answer that is not in the cache, and who waits for it.
 
-A key that is being fetched has a flight: one leader, and waiters in order of arrival.
+A key that is being fetched has a flight: one leader, and waiters in order of arrival. A
+leader leads until it says otherwise or its owner is buried; waiters have their patience.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +11,8 @@ from typing import NamedTuple
 
 from actors.cache_entries import Entry, Stored
 from actors.errors import InvalidRequest
-from actors.mechanism import Bookkeeping, Row
+from actors.holders import Holders
+from actors.mechanism import Bookkeeping, Row, owner_of
 from actors.timetable import Timetable
 
 TABLE = "claims"
@@ -29,12 +31,14 @@ class Hit(NamedTuple):
     age_ns: since it was filled.
     stale: past its time to live, still good while it is refreshed or instead of an error.
     lead: the duty to refresh it, for one asker of a stale answer; None for the others.
+    fresh_ns: for how long a copy of it is good, unless there is a purge; 0: for no moment.
     """
 
     entry: Entry
     age_ns: int
     stale: bool
     lead: Lead | None
+    fresh_ns: int = 0
 
 
 class Unanswered(NamedTuple):
@@ -53,13 +57,12 @@ class Role(IntEnum):
 
 @dataclass(slots=True)
 class Claim:
-    """A hold on a key, ended by its holder or at `ends_ns`.
+    """A hold on a key.
 
-    caller: to whom a late reply goes.
+    caller: whose it is, and to whom a late reply goes.
     generation: the purge generation in which it was asked for, or became leader.
     purged: the generation of the first purge that hit it as a leader; 0 for none.
-    ends_ns: a leader's lifetime, a waiter's patience (host's clock).
-    lifetime_ns: how long it may lead, from when it does.
+    ends_ns: when a waiter's patience ends (host's clock); 0 for leaders.
     order: of arrival.
     """
 
@@ -72,7 +75,6 @@ class Claim:
     generation: int
     purged: int
     ends_ns: int
-    lifetime_ns: int
     order: int
 
     def may_take(self, lead: "Claim") -> bool:
@@ -115,6 +117,7 @@ class Flights:
         self._claims: dict[str, Claim] = {}
         self._flights: dict[str, _Flight] = {}
         self._ends = Timetable()
+        self._holders = Holders()
         self._order = 0
         self.generation = 0
         self.waiters = 0
@@ -151,14 +154,11 @@ class Flights:
         tenant: str,
         model: str,
         caller: str,
-        ends_ns: int,
-        lifetime_ns: int,
+        ends_ns: int = 0,
     ) -> Lead:
         """Take a claim that is not held yet."""
         generation, order = self.generation, self._order + 1
-        claim = Claim(
-            id, role, key, tenant, model, caller, generation, 0, ends_ns, lifetime_ns, order
-        )
+        claim = Claim(id, role, key, tenant, model, caller, generation, 0, ends_ns, order)
         self._enter(claim)
         self._note(claim)
         return Lead(id, generation)
@@ -166,10 +166,12 @@ class Flights:
     def readdress(self, claim: Claim, caller: str) -> None:
         """Send a claim's late reply to its holder's new name."""
         if claim.caller != caller:
+            self._holders.remove(owner_of(claim.caller), claim.id)
+            self._holders.add(owner_of(caller), claim.id)
             claim.caller = caller
             self._note(claim)
 
-    def land(self, lead: Claim, hit: Hit, now: int) -> None:
+    def land(self, lead: Claim, hit: Hit) -> None:
         """Close a lead that has its answer, and give it to the waiters that may take it."""
         self._close(lead)
         flight = self._flights.get(lead.key)
@@ -177,12 +179,24 @@ class Flights:
             if waiter.may_take(lead):
                 self._close(waiter)
                 self._books.answer(waiter.caller, waiter.id, hit)
-        self._hand_over(lead.key, now)
+        self._hand_over(lead.key)
 
-    def leave(self, claim: Claim, now: int) -> None:
+    def leave(self, claim: Claim) -> None:
         """Close a claim without an answer; a leader's next waiter leads."""
         self._close(claim)
-        self._hand_over(claim.key, now)
+        self._hand_over(claim.key)
+
+    def owners(self) -> Iterable[str]:
+        """Who leads or waits."""
+        return self._holders
+
+    def bury(self, owner: str) -> int:
+        """Close an owner's claims, and say how many there were."""
+        claims = [self._claims[id] for id in self._holders.of(owner)]
+        # Waiters first: none of them is to be the heir.
+        for claim in sorted(claims, key=lambda claim: claim.role != Role.WAIT):
+            self.leave(claim)
+        return len(claims)
 
     def purge(self, matches: Callable[[str, Claim], bool]) -> int:
         """Begin a generation in which the fills of matching leads are worth nothing."""
@@ -194,16 +208,23 @@ class Flights:
         return self.generation
 
     def catch_up(self, now: int) -> None:
-        """End the claims whose time is over, in the order in which it was."""
+        """Refuse the waiters whose patience is over, in the order in which it was."""
         while (id := self._ends.due(now)) is not None:
             claim = self._claims[id]
-            self.leave(claim, now)
-            if claim.role == Role.WAIT:
-                self._books.answer(claim.caller, claim.id, Unanswered("max_wait"))
+            self._close(claim)
+            self._books.answer(claim.caller, claim.id, Unanswered("max_wait"))
 
     def next_ns(self) -> int | None:
-        """When the next claim's time is over."""
+        """When the next waiter's patience is over."""
         return self._ends.next_ns()
+
+    def status(self) -> dict[str, int]:
+        """Who leads and who waits now, and how many purges there were."""
+        return {
+            "leaders": len(self._claims) - self.waiters,
+            "waiters": self.waiters,
+            "generation": self.generation,
+        }
 
     def load(self, rows: Iterable[Row], generation: int) -> None:
         """Take claims from their rows."""
@@ -215,7 +236,7 @@ class Flights:
     def _enter(self, claim: Claim) -> None:
         self._order = claim.order
         self._claims[claim.id] = claim
-        self._ends.set(claim.id, claim.ends_ns, claim.order)
+        self._holders.add(owner_of(claim.caller), claim.id)
         if claim.role == Role.BYPASS:
             return
         flight = self._flights.setdefault(claim.key, _Flight())
@@ -223,10 +244,12 @@ class Flights:
             flight.leader = claim
         else:
             flight.waiters[claim.id] = claim
+            self._ends.set(claim.id, claim.ends_ns, claim.order)
             self.waiters += 1
 
     def _close(self, claim: Claim) -> None:
         del self._claims[claim.id]
+        self._holders.remove(owner_of(claim.caller), claim.id)
         self._ends.cancel(claim.id)
         self._books.drop(TABLE, claim.id)
         if claim.role == Role.BYPASS:
@@ -240,17 +263,16 @@ class Flights:
         if flight.leader is None and not flight.waiters:
             del self._flights[claim.key]
 
-    def _hand_over(self, key: str, now: int) -> None:
+    def _hand_over(self, key: str) -> None:
         """Make the first waiter of a key that nobody leads its leader, and tell it."""
         flight = self._flights.get(key)
         if flight is None or flight.leader is not None:
             return
         heir = flight.waiters.pop(next(iter(flight.waiters)))
         self.waiters -= 1
-        heir.role, heir.generation = Role.LEAD, self.generation
-        heir.ends_ns = now + heir.lifetime_ns
+        heir.role, heir.generation, heir.ends_ns = Role.LEAD, self.generation, 0
         flight.leader = heir
-        self._ends.set(heir.id, heir.ends_ns, heir.order)
+        self._ends.cancel(heir.id)
         self._note(heir)
         self._books.answer(heir.caller, heir.id, Lead(heir.id, heir.generation))
 
@@ -264,7 +286,6 @@ class Flights:
             claim.generation,
             claim.purged,
             claim.ends_ns,
-            claim.lifetime_ns,
             claim.order,
         ]
         self._books.put(TABLE, claim.id, row)

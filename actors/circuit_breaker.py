@@ -6,7 +6,7 @@ of probes hold for all replicas.
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from actors.breaker_messages import (
@@ -27,7 +27,7 @@ from actors.breaker_messages import (
 from actors.breaker_policy import BreakerPolicy
 from actors.breaker_target import BreakerTarget
 from actors.errors import Conflict, InvalidRequest, Overloaded
-from actors.mechanism import Bookkeeping, Changes, Row
+from actors.mechanism import Bookkeeping, Changes, Row, owner_of
 
 __all__ = [
     "CLOSED",
@@ -69,7 +69,7 @@ class CircuitBreaker(Bookkeeping):
         "targets": "live",
     }
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
-        {"configure", "permit", "report", "force", "status"}
+        {"configure", "permit", "report", "force", "bury", "status"}
     )
 
     def __init__(self, rng: random.Random | None = None) -> None:
@@ -101,7 +101,7 @@ class CircuitBreaker(Bookkeeping):
                     self._timed.add(row.key)
 
     def advance(self, now: int) -> int | None:
-        """See `Mechanism`: ends probes and half-open states that are past their time."""
+        """See `Mechanism`: ends half-open states that are past their time."""
         for name in sorted(self._timed):
             target, face = self._present(name, now)
             self._note(name, target, face, now)
@@ -140,20 +140,16 @@ class CircuitBreaker(Bookkeeping):
             target.configure(self._policy.spec(name))
             self._note(name, target, face, now)
 
-    def permit(
-        self, now: int, caller: str, permit_id: str, target: str, lifetime_ns: int
-    ) -> Permit | Barred:
+    def permit(self, now: int, caller: str, permit_id: str, target: str) -> Permit | Barred:
         """Ask whether one call to the target may go.
 
-        permit_id: the caller's name for the hold, should it become a probe.
-        lifetime_ns: after this time, a probe that was not reported is taken as given back.
+        permit_id: the caller's name for the hold, should it become a probe: it is the
+            caller's owner's until it is reported.
         """
-        if lifetime_ns <= 0:
-            raise InvalidRequest("lifetime_ns: must be above 0", param="lifetime_ns")
         if target not in self._targets:
             return Permit(UNKNOWN.generation, False)
         found, face = self._present(target, now)
-        reply = found.permit(now, permit_id, lifetime_ns)
+        reply = found.permit(now, permit_id, owner_of(caller))
         self._note(target, found, face, now)
         return reply
 
@@ -208,6 +204,19 @@ class CircuitBreaker(Bookkeeping):
             found.force(FORCED_OPEN if action == "open" else FORCED_CLOSED)
         self._note(target, found, face, now)
         return found.view(now)
+
+    def owners(self) -> Collection[str]:
+        """See `Mechanism`: whose probes are out."""
+        return set[str]().union(*(target.owners() for target in self._targets.values()))
+
+    def bury(self, now: int, caller: str, owner: str, lost: bool) -> int:
+        """Take a dead owner's probes as given back: they say nothing about their targets."""
+        ended = 0
+        for name in list(self._targets):
+            target, face = self._present(name, now)
+            ended += target.bury(owner)
+            self._note(name, target, face, now)
+        return ended
 
     def status(self, now: int, caller: str) -> dict[str, Any]:
         """`{"targets": {target: ...}}`, each as `BreakerTarget.status` says."""

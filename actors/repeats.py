@@ -3,8 +3,8 @@
 A key is *running* from its first request on: repeats of it follow, in order of arrival.
 It is *done* when the reply is there: repeats get that reply while it is kept, and are told
 that it is Forgotten afterwards. Only a first that leaves (nothing was charged) makes its
-key free again, or hands it to the first follower. One that neither finishes nor leaves may
-have been charged, so at the end of its lifetime the key is done, and its reply Forgotten.
+key free again, or hands it to the first follower. One whose process died may have been
+charged, so at the burial the key is done, and its reply Forgotten.
 
 Replies are not stored: a restart forgets them, but not whose keys they were. The idea is
 that of the IETF's draft-ietf-httpapi-idempotency-key-header.
@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 from actors.cache_entries import Bounds, Entries, Entry, Stored
 from actors.cache_flights import Unanswered
 from actors.errors import IdempotencyMismatch, Overloaded
-from actors.mechanism import Bookkeeping, Pending, Row
-from actors.timetable import Timetable
+from actors.holders import Holders
+from actors.mechanism import Bookkeeping, Pending, Row, owner_of
+from actors.repeat_followers import TABLE as FOLLOWERS
+from actors.repeat_followers import Followers
 
 REPEATS = "repeats"
-FOLLOWERS = "followers"
+TABLES = (REPEATS, FOLLOWERS)
 
 KEEP_NS = 24 * 3600 * 1_000_000_000
 """How long a key is remembered once it is done."""
@@ -59,27 +61,16 @@ RepeatReply = Begun | Repeated | Forgotten | Unanswered | Pending
 
 @dataclass(slots=True)
 class _Key:
-    """digest: of the request. holder: who may still finish it, "" for nobody.
+    """digest: of the request. holder: the id of who may still finish it, "" for nobody.
 
-    until_ns: where its lifetime ends while it runs; where it is dropped once it is done.
+    owner: of the holder; None: it does not run. until_ns: when it is dropped, once it is done.
     """
 
     digest: bytes
-    holder: str
-    done: bool
-    until_ns: int
-
-
-@dataclass(slots=True)
-class _Follower:
-    """lifetime_ns: how long it may run, should it have to. order: of arrival."""
-
-    id: str
-    key: str
-    caller: str
-    ends_ns: int
-    lifetime_ns: int
-    order: int
+    holder: str = ""
+    owner: str | None = None
+    done: bool = False
+    until_ns: int = 0
 
 
 class Repeats:
@@ -98,31 +89,22 @@ class Repeats:
         self._keys: dict[str, _Key] = {}
         self._done: dict[str, None] = {}
         self._bodies = Entries(Bounds(max_bytes, max_keys, max_bytes))
-        self._followers: dict[str, _Follower] = {}
-        self._queues: dict[str, dict[str, _Follower]] = {}
-        self._ends = Timetable()
-        self._order = self._last_until_ns = 0
+        self._followers = Followers(books)
+        self._runners = Holders()
+        self._last_until_ns = 0
 
     def begin(
-        self,
-        now: int,
-        caller: str,
-        id: str,
-        key: str,
-        digest: bytes,
-        max_wait_ns: int,
-        lifetime_ns: int,
+        self, now: int, caller: str, id: str, key: str, digest: bytes, max_wait_ns: int
     ) -> RepeatReply:
         """Ask whether to run. PENDING is followed by late news of the first request.
 
         id: minted by the caller, new per request.
         key: names tenant, endpoint and the client's key; digest: of what is asked for.
         max_wait_ns: patience as a follower, after which it is Unanswered; 0 does not wait.
-        lifetime_ns: how long this request may run, from when it does.
         Raises IdempotencyMismatch for a key that came with another digest (and for an id
         that follows another key), Overloaded.
         """
-        known, follower = self._keys.get(key), self._followers.get(id)
+        known, follower = self._keys.get(key), self._followers.find(id)
         if known is not None and known.digest != digest:
             raise IdempotencyMismatch(
                 "This idempotency-key came before with another request; take a new key.",
@@ -133,31 +115,29 @@ class Repeats:
             raise IdempotencyMismatch(f"The request {id} follows another key")
         if known is None:
             self._make_room()
-            self._run(key, _Key(digest, id, False, 0), now + lifetime_ns)
+            self._keys[key] = known = _Key(digest)
+            self._run(key, known, id, caller)
             return Begun(id)
         if known.done:
             return self._reply(key)
         if known.holder == id:
+            self._run(key, known, id, caller)
             return Begun(id)
         if follower is not None:
-            follower.caller = caller
-            self._note_follower(follower)
+            self._followers.readdress(follower, caller)
             return Pending()
         if max_wait_ns <= 0:
             return Unanswered("max_wait")
         if len(self._followers) >= self._max_followers:
             raise Overloaded("Too many repeats wait for their first request", retry_after_s=1.0)
-        ends_ns, order = now + max_wait_ns, self._order + 1
-        follower = _Follower(id, key, caller, ends_ns, lifetime_ns, order)
-        self._follow(follower)
-        self._note_follower(follower)
+        self._followers.add(id, key, caller, now + max_wait_ns)
         return Pending()
 
     def finish(self, now: int, key: str, id: str, entry: Entry | None) -> None:
         """The first request's reply; None: it may have been charged, and there is none to keep.
 
         Followers get it even if it is too large to be kept. A no-op for who does not run it;
-        one whose lifetime is over may still bring what it has.
+        one who was buried and lives after all may still bring what it has.
         """
         known = self._keys.get(key)
         if known is None or known.holder != id:
@@ -175,39 +155,46 @@ class Repeats:
 
         A no-op for what is not held (any more).
         """
-        follower = self._followers.get(id)
+        follower = self._followers.find(id)
         if follower is not None and follower.key == key:
-            self._unfollow(follower)
+            self._followers.remove(follower)
             return
         known = self._keys.get(key)
         if known is None or known.holder != id:
             return
-        heir = next(iter(self._queues.get(key, {}).values()), None)
-        if heir is None:
+        waiting = self._followers.of(key)
+        if not waiting:
             self._remove(key)
             return
-        self._unfollow(heir)
-        known.holder = heir.id
-        self._run(key, known, now + heir.lifetime_ns)
+        heir = waiting[0]
+        self._followers.remove(heir)
+        self._run(key, known, heir.id, heir.caller)
         self._books.answer(heir.caller, heir.id, Begun(heir.id))
 
+    def owners(self) -> Iterable[str]:
+        """Who runs a key, or follows one."""
+        return {*self._runners, *self._followers.holders}
+
+    def bury(self, now: int, owner: str) -> int:
+        """End what a dead owner runs, as Forgotten, and what it follows; how much that was."""
+        following, running = self._followers.holders.of(owner), self._runners.of(owner)
+        for id in following:
+            if (follower := self._followers.find(id)) is not None:
+                self._followers.remove(follower)
+        for key in running:
+            self._end(key, self._keys[key], now, Forgotten())
+        return len(following) + len(running)
+
     def catch_up(self, now: int) -> None:
-        """End what is over: lifetimes, followers' patience, the memory of keys."""
-        while (due := self._ends.due(now)) is not None:
-            what, name = due[0], due[1:]
-            if what == "k":
-                known = self._keys[name]
-                self._end(name, known, known.until_ns, Forgotten())
-            else:
-                follower = self._followers[name]
-                self._unfollow(follower)
-                self._books.answer(follower.caller, name, Unanswered("max_wait"))
+        """End what is over: followers' patience, the memory of keys."""
+        while (follower := self._followers.due(now)) is not None:
+            self._books.answer(follower.caller, follower.id, Unanswered("max_wait"))
         while self._done and self._keys[oldest := next(iter(self._done))].until_ns <= now:
             self._remove(oldest)
 
     def next_ns(self) -> int | None:
         """When `catch_up` has something to do; keys leave at whole seconds, not one by one."""
-        times = [] if (end_ns := self._ends.next_ns()) is None else [end_ns]
+        times = [] if (end_ns := self._followers.next_ns()) is None else [end_ns]
         if self._done:
             until_ns = self._keys[next(iter(self._done))].until_ns
             times.append(-(-until_ns // _SECOND_NS) * _SECOND_NS)
@@ -231,11 +218,9 @@ class Repeats:
             if known.done:
                 self._done[key] = None
                 self._last_until_ns = known.until_ns
-            else:
-                self._ends.set("k" + key, known.until_ns)
-        asked = [_Follower(row.key, *row.value) for row in followers]
-        for follower in sorted(asked, key=lambda follower: follower.order):
-            self._follow(follower)
+            elif known.owner is not None:
+                self._runners.add(known.owner, key)
+        self._followers.load(followers)
 
     def _reply(self, key: str) -> Repeated | Forgotten:
         stored = self._bodies.get(key)
@@ -244,22 +229,28 @@ class Repeats:
         self._bodies.use(key)
         return Repeated(stored.entry)
 
-    def _run(self, key: str, known: _Key, until_ns: int) -> None:
-        known.until_ns = until_ns
-        self._keys[key] = known
-        self._ends.set("k" + key, until_ns)
+    def _run(self, key: str, known: _Key, id: str, caller: str) -> None:
+        """Make this request, of this caller's, the one that runs."""
+        self._stop(key, known)
+        known.holder, known.owner = id, owner_of(caller)
+        self._runners.add(known.owner, key)
         self._note(key, known)
+
+    def _stop(self, key: str, known: _Key) -> None:
+        if known.owner is not None:
+            self._runners.remove(known.owner, key)
+            known.owner = None
 
     def _end(self, key: str, known: _Key, at_ns: int, reply: Repeated | Forgotten) -> None:
         """Make a running key done, and tell its followers."""
-        self._ends.cancel("k" + key)
+        self._stop(key, known)
         # No two are equal, so that a restart knows the order in which they ended.
         self._last_until_ns = max(at_ns + KEEP_NS, self._last_until_ns + 1)
         known.done, known.until_ns = True, self._last_until_ns
         self._done[key] = None
         self._note(key, known)
-        for follower in list(self._queues.get(key, {}).values()):
-            self._unfollow(follower)
+        for follower in self._followers.of(key):
+            self._followers.remove(follower)
             self._books.answer(follower.caller, follower.id, reply)
 
     def _make_room(self) -> None:
@@ -270,30 +261,11 @@ class Repeats:
         self._remove(next(iter(self._done)))
 
     def _remove(self, key: str) -> None:
-        del self._keys[key]
+        self._stop(key, self._keys.pop(key))
         self._done.pop(key, None)
-        self._ends.cancel("k" + key)
         self._bodies.remove(key)
         self._books.drop(REPEATS, key)
 
-    def _follow(self, follower: _Follower) -> None:
-        self._order = follower.order
-        self._followers[follower.id] = follower
-        self._queues.setdefault(follower.key, {})[follower.id] = follower
-        self._ends.set("f" + follower.id, follower.ends_ns, follower.order)
-
-    def _unfollow(self, follower: _Follower) -> None:
-        del self._followers[follower.id]
-        queue = self._queues[follower.key]
-        del queue[follower.id]
-        if not queue:
-            del self._queues[follower.key]
-        self._ends.cancel("f" + follower.id)
-        self._books.drop(FOLLOWERS, follower.id)
-
     def _note(self, key: str, known: _Key) -> None:
-        self._books.put(REPEATS, key, [known.digest, known.holder, known.done, known.until_ns])
-
-    def _note_follower(self, one: _Follower) -> None:
-        row = [one.key, one.caller, one.ends_ns, one.lifetime_ns, one.order]
-        self._books.put(FOLLOWERS, one.id, row)
+        row = [known.digest, known.holder, known.owner, known.done, known.until_ns]
+        self._books.put(REPEATS, key, row)

@@ -6,18 +6,18 @@ that miss the same key one is the leader, who fetches and fills; the others wait
 processes). Stale answers: RFC 5861. Whole replies under keys that clients choose:
 `actors/repeats.py`.
 
-A restart loses the bodies; it remembers who leads and who waits, the purge generation
-and the policy. Counters count from the start of the process.
+A restart loses bodies and counts; it remembers leaders, waiters, purges and the policy.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
-from actors.cache_entries import Bounds, Entries, Entry, Stored
+from actors import repeats
+from actors.cache_entries import Bounds, Entries, Entry, Lookups, Stored
 from actors.cache_flights import TABLE, Flights, Hit, Lead, Role, Unanswered, purged_by
 from actors.errors import IdempotencyMismatch, InvalidRequest, Overloaded
 from actors.mechanism import Bookkeeping, Gone, Pending, Row
-from actors.repeats import FOLLOWERS, REPEATS, Repeated, RepeatReply, Repeats
+from actors.repeats import Repeated, RepeatReply, Repeats
 
 MAX_CLAIMS = 100_000
 """Leaders and waiters at once; past it a claim raises Overloaded."""
@@ -32,21 +32,20 @@ class ResponseCache(Bookkeeping):
     DURABLE: ClassVar[bool] = False
     CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = dict.fromkeys(
-        (TABLE, _META, REPEATS, FOLLOWERS), "live"
+        (TABLE, _META, *repeats.TABLES), "live"
     )
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
-        {"configure", "claim", "fill", "leave", "lookup", "waiting", "purge", "status"}
-        | {"repeat_begin", "repeat_finish", "repeat_leave"}
+        {"configure", "claim", "fill", "leave", "lookup", "waiting", "seen", "purge", "status"}
+        | {"repeat_begin", "repeat_finish", "repeat_leave", "bury"}
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self._bounds = Bounds()
-        self._revision = ""
+        self._bounds, self._revision = Bounds(), ""
         self._entries = Entries(self._bounds)
         self._flights = Flights(self)
         self._repeats = Repeats(self)
-        self._hits = self._misses = self._waits = 0
+        self._lookups = Lookups()
 
     # Commands.
 
@@ -70,7 +69,6 @@ class ResponseCache(Bookkeeping):
         tenant: str,
         model: str,
         max_wait_ns: int,
-        lifetime_ns: int,
         lookup: bool = True,
         max_age_ns: int | None = None,
     ) -> Hit | Lead | Pending | Unanswered:
@@ -79,7 +77,6 @@ class ResponseCache(Bookkeeping):
         lead_id: minted by the caller, new per request. PENDING is followed by a late Hit,
             by a late Lead (the leader failed: this caller leads now), or Unanswered.
         max_wait_ns: patience as a waiter; 0 does not wait (Unanswered at once).
-        lifetime_ns: how long this claim may lead, from when it does.
         lookup: False skips the entries and waits for nobody; beside a leader the reply is
             a Lead that displaces nobody, and whose fill is kept like any other.
         max_age_ns: an entry of this age or above is a miss.
@@ -100,25 +97,23 @@ class ResponseCache(Bookkeeping):
         leader = self._flights.leader(key)
         room = len(self._flights) < MAX_CLAIMS
 
-        def take(role: Role, ends_ns: int) -> Lead:
-            return self._flights.open(
-                lead_id, role, key, tenant, model, caller, ends_ns, lifetime_ns
-            )
+        def take(role: Role, ends_ns: int = 0) -> Lead:
+            return self._flights.open(lead_id, role, key, tenant, model, caller, ends_ns)
 
         stored = self._entries.younger(key, now, max_age_ns) if lookup else None
         if stored is not None and now < max(stored.fresh_until_ns, stored.revalidate_until_ns):
             # A stale answer is better than Overloaded: without room it goes unrefreshed.
             if now >= stored.fresh_until_ns and leader is None and lead is None and room:
-                lead = take(Role.LEAD, now + lifetime_ns)
+                lead = take(Role.LEAD)
             return self._hit(key, stored, now, lead)
         if lead is not None:
             return lead
         if not room:
             raise Overloaded("Too many requests wait for the cache", retry_after_s=1.0)
         if leader is None or not lookup:
-            self._misses += lookup
-            return take(Role.LEAD if leader is None else Role.BYPASS, now + lifetime_ns)
-        self._waits += 1
+            self._lookups.misses += lookup
+            return take(Role.LEAD if leader is None else Role.BYPASS)
+        self._lookups.waits += 1
         if max_wait_ns <= 0:
             return Unanswered("max_wait")
         take(Role.WAIT, now + max_wait_ns)
@@ -151,11 +146,10 @@ class ResponseCache(Bookkeeping):
         lead = self._flights.leading(lead_id, key, generation)
         if lead is None:
             return False
-        self._flights.land(lead, Hit(entry, 0, False, None), now)
-        if ttl_ns <= 0 or lead.purged:
-            return False
+        kept = ttl_ns > 0 and not lead.purged
+        self._flights.land(lead, Hit(entry, 0, False, None, ttl_ns if kept else 0))
         stored = Stored.at(now, lead.tenant, lead.model, entry, ttl_ns, swr_ns, sie_ns)
-        return self._entries.put(key, stored)
+        return kept and self._entries.put(key, stored)
 
     def leave(self, now: int, caller: str, key: str, lead_id: str) -> None:
         """Let go: a leader that failed hands over to the next waiter, a waiter just goes.
@@ -165,7 +159,7 @@ class ResponseCache(Bookkeeping):
         self._catch_up(now)
         claim = self._flights.find(lead_id)
         if claim is not None and claim.key == key:
-            self._flights.leave(claim, now)
+            self._flights.leave(claim)
 
     def lookup(
         self,
@@ -190,13 +184,20 @@ class ResponseCache(Bookkeeping):
         ):
             return self._hit(key, stored, now, None)
         # The claim before a failure has counted its miss already.
-        self._misses += not stale_ok
+        self._lookups.misses += not stale_ok
         return None
 
     def waiting(self, now: int, caller: str, key: str) -> int:
         """How many wait for this key's leader, who goes on for them when its client is gone."""
         self._catch_up(now)
         return self._flights.waiting(key)
+
+    def seen(self, now: int, caller: str, keys: tuple[tuple[str, int], ...]) -> None:
+        """These keys' answers were given so many times from copies: that is a use of them."""
+        for key, hits in keys:
+            self._lookups.hits += hits
+            if self._entries.get(key) is not None:
+                self._entries.use(key)
 
     def purge(self, now: int, caller: str, by: str, value: str = "") -> int:
         """Drop the entries of a "key", "model" or "tenant" (`value`), or "all"; how many.
@@ -206,15 +207,15 @@ class ResponseCache(Bookkeeping):
         matches = purged_by(by, value)
         self._catch_up(now)
         self.put(_META, "generation", self._flights.purge(matches))
-        self.show("generation")
+        self.show("purges")
         return self._entries.remove_where(matches)
 
     def repeat_begin(
-        self, now: int, caller: str, id: str, key: str, digest: bytes, wait_ns: int, life_ns: int
+        self, now: int, caller: str, id: str, key: str, digest: bytes, wait_ns: int
     ) -> RepeatReply:
         """See `Repeats.begin`."""
         self._catch_up(now)
-        return self._repeats.begin(now, caller, id, key, digest, wait_ns, life_ns)
+        return self._repeats.begin(now, caller, id, key, digest, wait_ns)
 
     def repeat_finish(self, now: int, caller: str, key: str, id: str, entry: Entry | None) -> None:
         """See `Repeats.finish`."""
@@ -226,23 +227,18 @@ class ResponseCache(Bookkeeping):
         self._catch_up(now)
         self._repeats.leave(now, key, id)
 
-    def status(self, now: int, caller: str) -> dict[str, Any]:
-        """For health and admin. hit_rate: hits among all lookups, those that waited included."""
+    def bury(self, now: int, caller: str, owner: str, lost: bool) -> int:
+        """A dead owner's leads go to the next waiters, its waiters go; see `Repeats.bury`."""
         self._catch_up(now)
-        lookups = self._hits + self._misses + self._waits
+        return self._flights.bury(owner) + self._repeats.bury(now, owner)
+
+    def status(self, now: int, caller: str) -> dict[str, Any]:
+        """For health and admin: what is kept, how it was asked for, who leads and who waits."""
+        self._catch_up(now)
         return {
-            "size": len(self._entries),
-            "max_size": self._bounds.max_entries,
-            "bytes": self._entries.bytes,
-            "max_bytes": self._bounds.max_bytes,
-            "hits": self._hits,
-            "misses": self._misses,
-            "waits": self._waits,
-            "evictions": self._entries.evictions,
-            "hit_rate": self._hits / lookups if lookups else 0.0,
-            "leaders": len(self._flights) - self._flights.waiters,
-            "waiters": self._flights.waiters,
-            "generation": self._flights.generation,
+            **self._entries.status(),
+            **self._lookups.status(),
+            **self._flights.status(),
             "repeats": self._repeats.status(),
         }
 
@@ -258,21 +254,25 @@ class ResponseCache(Bookkeeping):
             self._revision, self._bounds = meta["policy"][0], Bounds(**meta["policy"][1])
             self._entries.resize(self._bounds)
         self._flights.load(by_table[TABLE], meta.get("generation", 0))
-        self._repeats.load(by_table[REPEATS], by_table[FOLLOWERS])
+        self._repeats.load(*(by_table[table] for table in repeats.TABLES))
 
     def advance(self, now: int) -> int | None:
-        """See `Mechanism`: ends claims whose time is over, drops dead entries."""
+        """See `Mechanism`: refuses waiters whose time is over, drops dead entries."""
         self._catch_up(now)
         due = (self._flights.next_ns(), self._entries.next_ns(), self._repeats.next_ns())
         return min((at_ns for at_ns in due if at_ns is not None), default=None)
 
     def view(self, key: str, now: int) -> Any:
-        """See `Mechanism`. "generation": copies made in an earlier one are to be dropped."""
-        return self._flights.generation if key == "generation" else None
+        """See `Mechanism`. "purges": copies made in an earlier generation are to be dropped."""
+        return {"generation": self._flights.generation} if key == "purges" else None
 
     def view_keys(self) -> Iterable[str]:
         """See `Mechanism`."""
-        return ("generation",)
+        return ("purges",)
+
+    def owners(self) -> Collection[str]:
+        """See `Mechanism`: who leads, waits, or runs what comes again."""
+        return {*self._flights.owners(), *self._repeats.owners()}
 
     def keep(self, reply: Any) -> Any:
         """See `Mechanism`. Bodies are not stored: whoever gets Gone claims again."""
@@ -287,9 +287,10 @@ class ResponseCache(Bookkeeping):
         self._repeats.catch_up(now)
 
     def _hit(self, key: str, stored: Stored, now: int, lead: Lead | None) -> Hit:
-        self._hits += 1
+        self._lookups.hits += 1
         self._entries.use(key)
-        return Hit(stored.entry, now - stored.stored_ns, now >= stored.fresh_until_ns, lead)
+        fresh_ns = max(0, stored.fresh_until_ns - now)
+        return Hit(stored.entry, now - stored.stored_ns, fresh_ns == 0, lead, fresh_ns)
 
     def _check_tenant(self, key: str, tenant: str) -> None:
         """Keys are digests over the tenant; one that two tenants share is a caller's mistake."""

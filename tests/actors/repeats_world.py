@@ -10,7 +10,7 @@ from actors.repeats import FOLLOWERS, KEEP_NS, REPEATS, Repeats
 
 S = 1_000_000_000
 DAY = KEEP_NS
-WAIT, LIFE = 10 * S, 100 * S
+WAIT = 10 * S
 REPLY = Entry(b"reply", "json", {})
 
 
@@ -43,12 +43,18 @@ class World:
         self.late = {result.id: result.reply for result in changes.results}
 
     def begin(
-        self, at: float, id: str, key: str = "k", digest: bytes = b"d", wait: float = 10
+        self,
+        at: float,
+        id: str,
+        key: str = "k",
+        digest: bytes = b"d",
+        wait: float = 10,
+        caller: str = "c",
     ) -> Any:
         """One request."""
         self.repeats.catch_up(ns(at))
         try:
-            return self.repeats.begin(ns(at), "c", id, key, digest, ns(wait), LIFE)
+            return self.repeats.begin(ns(at), caller, id, key, digest, ns(wait))
         finally:
             self.settle()
 
@@ -63,6 +69,14 @@ class World:
         self.repeats.catch_up(ns(at))
         self.repeats.leave(ns(at), key, id)
         self.settle()
+
+    def bury(self, at: float, owner: str) -> int:
+        """A process is found dead; how much it ran and followed."""
+        self.repeats.catch_up(ns(at))
+        try:
+            return self.repeats.bury(ns(at), owner)
+        finally:
+            self.settle()
 
     def pass_to(self, at: float) -> None:
         """Time goes on."""

@@ -12,7 +12,6 @@ from actors.response_cache import ResponseCache
 
 S = 1_000_000_000
 WAIT = 10 * S
-LIFE = 600 * S
 
 
 class Caller:
@@ -23,7 +22,7 @@ class Caller:
         self.cache.configure(0, "c", "1", policy)
         self.ids = 0
 
-    def claim(self, at: float, key: str = "k", **options: Any) -> Any:
+    def claim(self, at: float, key: str = "k", caller: str = "c", **options: Any) -> Any:
         """Claim with a new id; `options` replace the usual arguments."""
         self.ids += 1
         given: dict[str, Any] = {
@@ -31,10 +30,9 @@ class Caller:
             "tenant": "t",
             "model": "m",
             "max_wait_ns": WAIT,
-            "lifetime_ns": LIFE,
             **options,
         }
-        return self.cache.claim(ns(at), "c", key=key, **given)
+        return self.cache.claim(ns(at), caller, key=key, **given)
 
     def fill(
         self,
@@ -93,6 +91,7 @@ MODELS = {"k1": "m1", "k2": "m2", "k3": "m1"}
 POLICY = {"max_entries": 2, "max_bytes": 400, "max_entry_bytes": 250}
 
 keys = st.sampled_from(KEYS)
+owners = st.sampled_from(["dead", "alive"])
 spans = st.integers(0, 12).map(lambda steps: steps * T)
 purges = st.sampled_from(
     [("all", ""), ("key", "k1"), ("model", "m1"), ("tenant", "t1"), ("tenant", "t2")]

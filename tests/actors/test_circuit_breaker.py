@@ -21,7 +21,6 @@ SECOND = 1_000_000_000
 START = 1_000 * SECOND
 TARGET = "simulated/gpt"
 ME = "replica"
-LIFE = 600 * SECOND
 
 IN_A_ROW: dict[str, Any] = {
     "failure_threshold": 3,
@@ -63,7 +62,7 @@ def test_defaults_open_after_five_failures_in_a_row() -> None:
     assert made.view(TARGET, START) == BreakerView("open", 1, 60 * SECOND, 0)
     later = START + 60 * SECOND
     assert made.view(TARGET, later) == BreakerView("open", 1, 0, 0)
-    replies = [made.permit(later, ME, f"p{n}", TARGET, LIFE) for n in range(4)]
+    replies = [made.permit(later, ME, f"p{n}", TARGET) for n in range(4)]
     assert replies == [Permit(2, True)] * 3 + [Barred("half_open", SECOND)]
 
 
@@ -82,7 +81,7 @@ def test_old_generation_changes_nothing() -> None:
     made = breaker(**IN_A_ROW)
     fail(made, START, 3)
     later = START + 5 * SECOND
-    made.permit(later, ME, "probe", TARGET, LIFE)
+    made.permit(later, ME, "probe", TARGET)
     before = made.status(later, ME)
     made.take_changes()
     for outcome in (SUCCESS, FAILURE, IGNORED, THROTTLED):
@@ -98,13 +97,13 @@ def test_probes_of_earlier_generations_count() -> None:
     fail(made, START, 3)
     now = START + 5 * SECOND
     for n in range(4):
-        made.permit(now, ME, f"old{n}", TARGET, LIFE)
+        made.permit(now, ME, f"old{n}", TARGET)
     made.report(now, ME, TARGET, 2, FAILURE, 0, "old0", None)
     now += 8 * SECOND
-    assert made.permit(now, ME, "new0", TARGET, LIFE) == Permit(4, True)
-    assert isinstance(made.permit(now, ME, "new1", TARGET, LIFE), Barred)
+    assert made.permit(now, ME, "new0", TARGET) == Permit(4, True)
+    assert isinstance(made.permit(now, ME, "new1", TARGET), Barred)
     made.report(now, ME, TARGET, 2, SUCCESS, 0, "old1", None)
-    assert made.permit(now, ME, "new1", TARGET, LIFE) == Permit(4, True)
+    assert made.permit(now, ME, "new1", TARGET) == Permit(4, True)
     status = made.status(now, ME)["targets"][TARGET]
     assert (status["success_count"], status["probes"]) == (0, 4)
 
@@ -115,13 +114,13 @@ def test_a_probe_counts_with_its_own_generation_only() -> None:
     fail(made, START, 3)
     now = START + 5 * SECOND
     for id in ("old", "older"):
-        made.permit(now, ME, id, TARGET, LIFE)
+        made.permit(now, ME, id, TARGET)
     made.report(now, ME, TARGET, 0, FAILURE, 0, "older", None)
     assert made.view(TARGET, now) == BreakerView("half_open", 2, 0, 0)
-    made.permit(now, ME, "failing", TARGET, LIFE)
+    made.permit(now, ME, "failing", TARGET)
     made.report(now, ME, TARGET, 2, FAILURE, 0, "failing", None)
     now += 8 * SECOND
-    made.permit(now, ME, "new", TARGET, LIFE)
+    made.permit(now, ME, "new", TARGET)
     made.report(now, ME, TARGET, 4, FAILURE, 0, "old", None)
     assert made.view(TARGET, now) == BreakerView("half_open", 4, 0, 0)
     assert made.status(now, ME)["targets"][TARGET]["probes"] == 1
@@ -132,23 +131,45 @@ def test_open_stays_open_while_all_probes_are_out() -> None:
     made = breaker(**{**IN_A_ROW, "success_threshold": 1, "half_open_max_ns": SECOND})
     fail(made, START, 3)
     now = START + 5 * SECOND
-    made.permit(now, ME, "stuck", TARGET, 20 * SECOND)
-    assert made.permit(now + 10 * SECOND, ME, "p", TARGET, LIFE) == Barred("open", SECOND)
-    assert made.permit(now + 20 * SECOND, ME, "p", TARGET, LIFE) == Permit(4, True)
+    made.permit(now, ME, "stuck", TARGET)
+    assert made.permit(now + 10 * SECOND, ME, "p", TARGET) == Barred("open", SECOND)
+    made.report(now + 20 * SECOND, ME, TARGET, 2, SUCCESS, 0, "stuck", None)
+    assert made.permit(now + 20 * SECOND, ME, "p", TARGET) == Permit(4, True)
 
 
 def test_a_dead_probers_permit_returns() -> None:
-    """A probe that is never reported ends with its lifetime, and decides nothing."""
-    made = breaker(**{**IN_A_ROW, "success_threshold": 1})
+    """I4: with its owner's burial only, whatever time has passed, and it decides nothing."""
+    made = breaker(**{**IN_A_ROW, "success_threshold": 2})
     fail(made, START, 3)
     now = START + 5 * SECOND
-    made.permit(now, ME, "dead", TARGET, 3 * SECOND)
-    assert made.advance(now) == now + 3 * SECOND
-    assert isinstance(made.permit(now + 2 * SECOND, ME, "p", TARGET, LIFE), Barred)
-    assert made.advance(now + 3 * SECOND) is None
-    assert made.status(now + 3 * SECOND, ME)["targets"][TARGET]["probes"] == 0
-    made.report(now + 3 * SECOND, ME, TARGET, 2, FAILURE, 0, "dead", None)
-    assert made.permit(now + 3 * SECOND, ME, "p", TARGET, LIFE) == Permit(2, True)
+    made.permit(now, "dead.1", "one", TARGET)
+    made.permit(now, "alive.1", "other", TARGET)
+    assert made.advance(now) is None
+    now += 1_000_000 * SECOND
+    assert isinstance(made.permit(now, ME, "p", TARGET), Barred)
+    assert set(made.owners()) == {"dead", "alive"}
+    assert made.bury(now, ME, "dead", lost=False) == 1
+    assert made.bury(now, ME, "dead", lost=True) == 0
+    assert set(made.owners()) == {"alive"}
+    made.report(now, "dead.1", TARGET, 2, FAILURE, 0, "one", None)
+    assert made.permit(now, ME, "p", TARGET) == Permit(2, True)
+    assert isinstance(made.permit(now, ME, "q", TARGET), Barred)
+
+
+def test_a_burial_is_a_change_of_those_targets_only() -> None:
+    """Each is one row; the breaker's state is as it was."""
+    made = breaker(**IN_A_ROW)
+    now = START + 5 * SECOND
+    for target in "abc":
+        fail(made, START, 3, target)
+        made.permit(now, "dead.1" if target < "c" else "alive.1", target, target)
+    made.take_changes()
+    assert made.bury(now, ME, "dead", lost=False) == 2
+    rows, _, views = made.take_changes()
+    assert ({row.key for row in rows}, views) == ({"a", "b"}, set())
+    targets = made.status(now, ME)["targets"]
+    assert [targets[name]["probes"] for name in "abc"] == [0, 0, 1]
+    assert {at["state"] for at in targets.values()} == {"half_open"}
 
 
 def test_asking_and_giving_back_may_be_repeated() -> None:
@@ -156,7 +177,7 @@ def test_asking_and_giving_back_may_be_repeated() -> None:
     made = breaker(**IN_A_ROW)
     fail(made, START, 3)
     now = START + 5 * SECOND
-    replies = {made.permit(now, ME, "p", TARGET, LIFE) for _ in range(9)}
+    replies = {made.permit(now, ME, "p", TARGET) for _ in range(9)}
     assert replies == {Permit(2, True)}
     for _ in range(9):
         made.report(now, ME, TARGET, 2, SUCCESS, 0, "p", None)
@@ -170,7 +191,7 @@ def test_a_cancelled_caller_returns_a_permit_of_unknown_generation() -> None:
     made = breaker(**IN_A_ROW)
     fail(made, START, 3)
     now = START + 5 * SECOND
-    made.permit(now, ME, "p", TARGET, LIFE)
+    made.permit(now, ME, "p", TARGET)
     made.report(now, ME, TARGET, 0, IGNORED, 0, "p", None)
     assert made.status(now, ME)["targets"][TARGET]["probes"] == 0
 
@@ -197,9 +218,9 @@ def test_throttled_target_rests(reports: list[tuple[int, int | None]], resting_s
     if resting_s:
         left = (resting_s - 2) * SECOND
         assert made.view(TARGET, now) == BreakerView("closed", 0, left, left)
-        assert made.permit(now, ME, "p", TARGET, LIFE) == Barred("closed", left)
+        assert made.permit(now, ME, "p", TARGET) == Barred("closed", left)
     after = START + resting_s * SECOND
-    assert made.permit(after, ME, "p", TARGET, LIFE) == Permit(0, False)
+    assert made.permit(after, ME, "p", TARGET) == Permit(0, False)
     assert (made.view(TARGET, after) or UNKNOWN) == UNKNOWN
 
 
@@ -208,10 +229,10 @@ def test_throttled_probe_gives_its_place_back() -> None:
     made = breaker(**{**IN_A_ROW, "success_threshold": 1})
     fail(made, START, 3)
     now = START + 5 * SECOND
-    made.permit(now, ME, "p", TARGET, LIFE)
+    made.permit(now, ME, "p", TARGET)
     made.report(now, ME, TARGET, 2, THROTTLED, 0, "p", 30 * SECOND)
-    assert made.permit(now, ME, "q", TARGET, LIFE) == Barred("half_open", 30 * SECOND)
-    assert made.permit(now + 30 * SECOND, ME, "q", TARGET, LIFE) == Permit(2, True)
+    assert made.permit(now, ME, "q", TARGET) == Barred("half_open", 30 * SECOND)
+    assert made.permit(now + 30 * SECOND, ME, "q", TARGET) == Permit(2, True)
 
 
 def test_reset_ends_a_rest() -> None:
@@ -231,7 +252,7 @@ def test_jitter_shortens_reopenings_only() -> None:
         fail(made, START, 3)
         assert (made.view(TARGET, START) or UNKNOWN).retry_after_ns == 5 * SECOND
         now = START + 5 * SECOND
-        made.permit(now, ME, "p", TARGET, LIFE)
+        made.permit(now, ME, "p", TARGET)
         made.report(now, ME, TARGET, 2, FAILURE, 0, "p", None)
         waits.add((made.view(TARGET, now) or UNKNOWN).retry_after_ns)
     assert len(waits) > 40
@@ -242,12 +263,11 @@ def test_jitter_shortens_reopenings_only() -> None:
     ("command", "args"),
     [
         ("report", (TARGET, 0, "fine", 0, None, None)),
-        ("permit", ("p", TARGET, 0)),
         ("force", (TARGET, "ajar")),
     ],
 )
 def test_wrong_words_are_refused(command: str, args: tuple[Any, ...]) -> None:
-    """Unknown outcomes and actions, and a lifetime of nothing, change nothing."""
+    """Unknown outcomes and actions change nothing."""
     made = breaker()
     made.take_changes()
     with pytest.raises(InvalidRequest):

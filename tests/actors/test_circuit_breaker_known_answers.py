@@ -17,7 +17,6 @@ SECOND = 1_000_000_000
 START = 1_000 * SECOND
 TARGET = "simulated/gpt"
 ME = "replica"
-LIFE = 600 * SECOND
 
 RESILIENCE4J: dict[str, Any] = {
     "failure_threshold": 0,
@@ -62,7 +61,7 @@ class Play:
 
     def permit(self, now: int, expected: object = "go") -> tuple[str, Permit | Barred]:
         id = next(self.ids)
-        reply = self.breaker.permit(now, ME, id, TARGET, LIFE)
+        reply = self.breaker.permit(now, ME, id, TARGET)
         assert isinstance(reply, Permit if expected == "go" else Barred), reply
         return id, reply
 

@@ -33,7 +33,7 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 targets = st.sampled_from(["a", "a", "a", "b"])
 outcomes = st.sampled_from([SUCCESS, SUCCESS, FAILURE, FAILURE, IGNORED, THROTTLED])
-lives = st.sampled_from([SECOND, 30 * SECOND, 30 * SECOND])
+owners = st.sampled_from(["one", "two", "three"])
 latencies = st.sampled_from([0, SECOND, 5 * SECOND])
 retries = st.sampled_from([None, 0, SECOND, 4 * SECOND])
 specs = st.fixed_dictionaries(
@@ -58,15 +58,15 @@ class Probe(NamedTuple):
     target: str
     id: str
     generation: int
-    ends: int
+    owner: str
 
 
 class Breakers(RuleBasedStateMachine):
     """A cluster that asks, reports late, dies and restarts, with two witnesses beside it.
 
     `self.lived` is told the same and never dies. `self.out` holds the probes that are in
-    flight: granted, not reported, and younger than their lifetime. It knows nothing of states
-    or generations.
+    flight: granted, not reported, and their owner is not buried. It knows nothing of states,
+    generations or time.
     """
 
     MOST = 2
@@ -85,9 +85,10 @@ class Breakers(RuleBasedStateMachine):
         self.revision = 0
         self.apply({"failure_threshold": 2, "recovery_ns": 5 * SECOND})
 
-    def do(self, command: str, *args: Any) -> Any:
+    def do(self, command: str, *args: Any, caller: str = ME) -> Any:
         """Give both breakers a command; what has lived and what was loaded answer the same."""
-        replies = [getattr(at, command)(self.now, ME, *args) for at in (self.breaker, self.lived)]
+        both = (self.breaker, self.lived)
+        replies = [getattr(at, command)(self.now, caller, *args) for at in both]
         assert replies[0] == replies[1]
         return replies[0]
 
@@ -118,16 +119,16 @@ class Breakers(RuleBasedStateMachine):
         )
         return made
 
-    @rule(target=calls, name=targets, life=lives)
-    def ask(self, name: str, life: int) -> Any:
-        call = self.call(name, life)
+    @rule(target=calls, name=targets, owner=owners)
+    def ask(self, name: str, owner: str) -> Any:
+        call = self.call(name, owner)
         return multiple() if call is None else call
 
-    @rule(target=calls, name=targets, life=lives, times=st.integers(1, 3))
-    def ask_when_it_says(self, name: str, life: int, times: int) -> Any:
+    @rule(target=calls, name=targets, owner=owners, times=st.integers(1, 3))
+    def ask_when_it_says(self, name: str, owner: str, times: int) -> Any:
         """Callers who come at the end of the wait, several at once."""
         self.pass_until(self.now + self.view(name).retry_after_ns)
-        calls = [self.call(name, life) for _ in range(times)]
+        calls = [self.call(name, owner) for _ in range(times)]
         return multiple(*(call for call in calls if call is not None))
 
     @rule(name=targets)
@@ -136,15 +137,25 @@ class Breakers(RuleBasedStateMachine):
         for _ in range(6):
             self.do("report", name, self.view(name).generation, FAILURE, 0, None, None)
 
-    def call(self, name: str, life: int) -> Probe | None:
+    @rule(owner=owners)
+    def bury(self, owner: str) -> None:
+        """A process is found dead, or lost: what it held is back, and nothing else changes."""
+        views = {name: self.view(name) for name in ("a", "b")}
+        mine = [id for id, probe in self.out.items() if probe.owner == owner]
+        assert self.do("bury", owner, bool(mine)) == len(mine)
+        for id in mine:
+            del self.out[id]
+        assert {name: self.view(name) for name in views} == views
+
+    def call(self, name: str, owner: str) -> Probe | None:
         self.ids += 1
-        id = f"p{self.ids}"
-        reply = self.do("permit", id, name, life)
+        id, caller = f"p{self.ids}", f"{owner}.{self.ids}"
+        reply = self.do("permit", id, name, caller=caller)
         if not isinstance(reply, Permit):
             assert reply.retry_after_ns > 0
             return None
-        assert self.do("permit", id, name, life) == reply
-        probe = Probe(name, id, reply.generation, self.now + life)
+        assert self.do("permit", id, name, caller=caller) == reply
+        probe = Probe(name, id, reply.generation, owner)
         if reply.probe:
             self.out[id] = probe
         return probe
@@ -155,7 +166,7 @@ class Breakers(RuleBasedStateMachine):
 
     @rule(call=calls, outcome=outcomes)
     def report_and_keep(self, call: Probe, outcome: str) -> None:
-        """The same call may be reported again later: a repeat, or one past its lifetime."""
+        """The same call may be reported again later: a repeat, or one of the buried."""
         self.end(call, outcome, 0, None)
 
     def end(self, call: Probe, outcome: str, latency: int, retry: int | None) -> None:
@@ -205,7 +216,6 @@ class Breakers(RuleBasedStateMachine):
     def oversleep(self, pause: int) -> None:
         """Time passes and nobody calls `advance`: the next command must see to it."""
         self.now += pause
-        self.out = {id: probe for id, probe in self.out.items() if probe.ends > self.now}
         self.do("status")
 
     def due(self) -> int | None:
@@ -219,7 +229,6 @@ class Breakers(RuleBasedStateMachine):
             self.now = due
         self.now = end
         self.due()
-        self.out = {id: probe for id, probe in self.out.items() if probe.ends > self.now}
 
     @rule()
     def restart(self) -> None:
@@ -235,6 +244,7 @@ class Breakers(RuleBasedStateMachine):
             out = [probe for probe in self.out.values() if probe.target == name]
             assert len(out) <= self.MOST
             assert known.get(name, {"probes": 0})["probes"] == len(out)
+        assert set(self.breaker.owners()) == {probe.owner for probe in self.out.values()}
 
     @invariant()
     def rows_are_the_state(self) -> None:
@@ -249,16 +259,19 @@ class Breakers(RuleBasedStateMachine):
         assert twin.take_changes() == ([], [], set()), "loading is no change"
 
     def teardown(self) -> None:
-        """I12: whatever happened, no probe is out after the last lifetime.
+        """I12: whatever happened, no probe is out when all owners are buried.
 
         And none is withheld: in the end every breaker lets a call go, unless it is forced open.
         """
         self.pass_until(self.now + 1_000 * SECOND)
+        self.i4_probes_are_counted()
+        for owner in ("one", "two", "three"):
+            self.bury(owner)
         known = self.do("status")["targets"]
         assert [at["probes"] for at in known.values()] == [0] * len(known)
         assert not self.out
         for name, at in known.items():
-            reply = self.do("permit", "last", name, SECOND)
+            reply = self.do("permit", "last", name)
             assert isinstance(reply, Permit) == (at["state"] != "forced_open")
             if isinstance(reply, Permit):
                 assert reply.probe == (at["state"] in (OPEN, HALF_OPEN))

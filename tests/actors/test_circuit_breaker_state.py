@@ -17,7 +17,6 @@ SECOND = 1_000_000_000
 START = 1_000 * SECOND
 TARGET = "simulated/gpt"
 ME = "replica"
-LIFE = 600 * SECOND
 
 IN_A_ROW: dict[str, Any] = {
     "failure_threshold": 3,
@@ -116,9 +115,9 @@ def test_views_change_with_the_state_and_the_rest_only() -> None:
     fail(made, START, 1)
     assert shown() == {TARGET}
     now = START + 5 * SECOND
-    made.permit(now, ME, "p", TARGET, LIFE)
+    made.permit(now, ME, "p", TARGET)
     assert shown() == {TARGET}
-    made.permit(now, ME, "q", TARGET, LIFE)
+    made.permit(now, ME, "q", TARGET)
     made.report(now, ME, TARGET, 2, SUCCESS, 0, "p", None)
     assert shown() == set()
     made.report(now, ME, TARGET, 2, THROTTLED, 0, "q", SECOND)
@@ -130,10 +129,10 @@ def test_a_batch_writes_one_row_per_target() -> None:
     made = breaker()
     made.take_changes()
     for _ in range(100):
-        made.permit(START, ME, "p", TARGET, LIFE)
+        made.permit(START, ME, "p", TARGET)
         made.report(START, ME, TARGET, 0, SUCCESS, SECOND, None, None)
     assert [row.key for row in made.take_changes().rows] == [TARGET]
-    made.permit(START, ME, "p", TARGET, LIFE)
+    made.permit(START, ME, "p", TARGET)
     assert made.take_changes().rows == []
 
 

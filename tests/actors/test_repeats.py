@@ -8,7 +8,7 @@ from actors.errors import IdempotencyMismatch, Overloaded
 from actors.mechanism import Gone, Pending, Row
 from actors.repeats import Begun, Forgotten, Repeated
 from actors.response_cache import ResponseCache
-from tests.actors.repeats_world import DAY, LIFE, REPLY, WAIT, S, World
+from tests.actors.repeats_world import DAY, REPLY, WAIT, S, World
 
 
 def test_repeats_follow_the_first_and_get_its_reply() -> None:
@@ -66,22 +66,51 @@ def test_a_follower_that_leaves_is_told_nothing() -> None:
     assert not w.late
 
 
-def test_a_first_that_never_ends_may_have_been_charged() -> None:
-    """At the end of its lifetime its key is done, and nobody runs it again."""
+def test_a_first_whose_process_died_may_have_been_charged() -> None:
+    """At the burial its key is done, and nobody runs it again; no time before that does it."""
     w = World()
-    w.begin(0, "a")
-    w.begin(1, "b", wait=1000)
-    w.pass_to(100)
+    w.begin(0, "a", caller="dead.1")
+    w.begin(1, "b", wait=10**7)
+    w.pass_to(10**6)
+    assert set(w.repeats.owners()) == {"dead", "c"}
+    assert w.bury(10**6, "dead") == 1
     assert w.late == {"b": Forgotten()}
-    assert w.begin(101, "c") == Forgotten()
+    assert w.begin(10**6, "c") == Forgotten()
+    assert w.bury(10**6, "dead") == 0
+    assert set(w.repeats.owners()) == set()
+
+
+def test_a_dead_process_follows_nobody() -> None:
+    """What it waits for is told to others only, and it inherits nothing."""
+    w = World()
+    w.begin(0, "a", caller="alive.1")
+    for id, caller in (("b", "dead.1"), ("c", "alive.2"), ("d", "dead.2")):
+        w.begin(0, id, caller=caller)
+    assert w.bury(1, "dead") == 2
+    w.leave(2, "a")
+    assert w.late == {"c": Begun("c")}
+    w.finish(3, "c")
+    assert not w.late
+
+
+def test_what_was_handed_over_is_the_heirs() -> None:
+    """The death of who left it means nothing, that of the heir ends it."""
+    w = World()
+    w.begin(0, "a", caller="one.1")
+    w.begin(0, "b", caller="two.1")
+    w.leave(1, "a")
+    assert w.bury(2, "one") == 0
+    w.start()
+    assert w.bury(2, "two") == 1
+    assert w.begin(3, "c") == Forgotten()
 
 
 def test_a_late_end_still_counts() -> None:
-    """After its lifetime a first may bring its reply, or say that nothing was charged."""
+    """Buried, a first that lives after all may bring its reply, or that it cost nothing."""
     w = World()
     for key in "kl":
-        w.begin(0, "a" + key, key)
-    w.pass_to(100)
+        w.begin(0, "a" + key, key, caller="dead.1")
+    assert w.bury(100, "dead") == 2
     w.finish(101, "ak", key="k")
     w.leave(101, "al", "l")
     assert w.begin(102, "b", "k") == Repeated(REPLY)
@@ -101,11 +130,12 @@ def test_patience_ends() -> None:
 
 
 def test_asking_again_changes_nothing() -> None:
-    """The same id gets the same word, while it runs and while it follows."""
+    """The same id gets the same word, while it runs and while it follows, by any name."""
     w = World()
-    for _ in range(2):
-        assert w.begin(0, "a") == Begun("a")
-        assert w.begin(0, "b") == Pending()
+    for caller in ("c", "d"):
+        assert w.begin(0, "a", caller=caller) == Begun("a")
+        assert w.begin(0, "b", caller=caller) == Pending()
+    assert set(w.repeats.owners()) == {"d"}
     assert w.repeats.status()["followers"] == 1
     with pytest.raises(IdempotencyMismatch):
         w.begin(0, "b", "another key")
@@ -182,8 +212,8 @@ def test_keys_and_followers_are_bounded() -> None:
 def test_the_response_cache_hosts_it() -> None:
     """Its commands, its timer, its rows, and no reply stored with a body."""
     cache = ResponseCache()
-    assert cache.repeat_begin(0, "c", "a", "k", b"d", WAIT, LIFE) == Begun("a")
-    assert cache.repeat_begin(0, "c", "b", "k", b"d", WAIT, LIFE) == Pending()
+    assert cache.repeat_begin(0, "c", "a", "k", b"d", WAIT) == Begun("a")
+    assert cache.repeat_begin(0, "c", "b", "k", b"d", WAIT) == Pending()
     assert cache.advance(0) == WAIT
     cache.repeat_leave(0, "c", "k", "b")
     cache.repeat_finish(S, "c", "k", "a", REPLY)
@@ -191,5 +221,5 @@ def test_the_response_cache_hosts_it() -> None:
     assert cache.keep(Repeated(REPLY)) == Gone()
     again = ResponseCache()
     again.load(Row(t, k, v) for t, k, v in cache.take_changes().rows if v is not None)
-    assert again.repeat_begin(2 * S, "c", "c", "k", b"d", WAIT, LIFE) == Forgotten()
+    assert again.repeat_begin(2 * S, "c", "c", "k", b"d", WAIT) == Forgotten()
     assert again.status(0, "c")["repeats"]["keys"] == 1

@@ -9,8 +9,9 @@ from actors.cache_entries import Entry
 from actors.cache_flights import Hit, Lead, Unanswered
 from actors.errors import IdempotencyMismatch, InvalidRequest, Overloaded
 from actors.mechanism import Gone, Pending
+from actors.repeats import Forgotten
 from actors.response_cache import ResponseCache
-from tests.actors.response_cache_world import LIFE, WAIT, Caller, S, entry, ns
+from tests.actors.response_cache_world import WAIT, Caller, S, entry, ns
 
 
 def test_ten_concurrent_callers_make_one_load() -> None:
@@ -20,7 +21,7 @@ def test_ten_concurrent_callers_make_one_load() -> None:
     assert replies == [Lead("r1", 0)] + [Pending()] * 9
     assert c.cache.waiting(0, "c", "k") == 9
     assert c.fill(1, replies[0])
-    hit = Hit(entry(), 0, False, None)
+    hit = Hit(entry(), 0, False, None, 300 * S)
     assert c.late() == {f"r{number}": hit for number in range(2, 11)}
     assert c.claim(1) == hit
 
@@ -82,24 +83,44 @@ def test_leaving_is_idempotent_and_a_no_op_for_the_unknown() -> None:
     assert c.status()["leaders"] == 0
 
 
-def test_a_leader_is_replaced_when_its_lifetime_is_over() -> None:
-    """At exactly that time, by the next waiter; what it brings afterwards is dropped."""
+def test_a_leader_is_replaced_when_its_owner_is_buried() -> None:
+    """I5: and not before, however long it takes; what it brings afterwards is dropped."""
     c = Caller()
-    lead = c.claim(0, lifetime_ns=5 * S)
-    c.claim(1)
-    assert c.cache.advance(5 * S - 1) == 5 * S
+    lead = c.claim(0, caller="dead.1")
+    c.claim(1, caller="alive.1", max_wait_ns=10**18)
+    assert c.cache.advance(10**15) == 10**18 + S
     assert c.late() == {}
-    assert c.cache.advance(5 * S) == 5 * S + LIFE
+    assert set(c.cache.owners()) == {"dead", "alive"}
+    assert c.cache.bury(10**15, "c", "dead", lost=False) == 1
+    assert c.cache.bury(10**15, "c", "dead", lost=False) == 0
     assert c.late() == {"r2": Lead("r2", 0)}
-    assert not c.fill(6, lead, body=b"late")
-    assert isinstance(c.claim(6), Pending)
+    assert set(c.cache.owners()) == {"alive"}
+    assert not c.fill(1_000_001, lead, body=b"late")
+    assert isinstance(c.claim(1_000_001), Pending)
 
 
-def test_commands_do_not_depend_on_advance() -> None:
-    """A command that comes before the timer finds the lifetime over all the same."""
+def test_a_dead_owners_waiters_go_and_do_not_inherit() -> None:
+    """Its lead passes over them to the first who lives, and leads beside leaders end too."""
     c = Caller()
-    c.claim(0, lifetime_ns=5 * S)
-    assert c.claim(5) == Lead("r2", 0)
+    for caller in ("dead.1", "dead.2", "alive.1", "dead.1", "alive.2"):
+        c.claim(0, caller=caller)
+    c.claim(0, caller="dead.3", lookup=False)
+    c.claim(0, "other", caller="dead.1")
+    assert c.cache.bury(S, "c", "dead", lost=True) == 5
+    assert c.late() == {"r3": Lead("r3", 0)}
+    assert c.status(1) | {"leaders": 1, "waiters": 1} == c.status(1)
+    c.leave(2, "r3")
+    assert c.late() == {"r5": Lead("r5", 0)}
+
+
+def test_what_is_run_once_is_buried_too() -> None:
+    """A dead process's idempotency keys are done; see the tests of repeats."""
+    cache = ResponseCache()
+    cache.repeat_begin(0, "dead.1", "a", "k", b"d", WAIT)
+    assert set(cache.owners()) == {"dead"}
+    assert cache.bury(S, "c", "dead", lost=False) == 1
+    assert cache.repeat_begin(S, "c", "b", "k", b"d", WAIT) == Forgotten()
+    assert set(cache.owners()) == set()
 
 
 def test_a_waiter_is_refused_when_its_patience_ends() -> None:
@@ -107,7 +128,7 @@ def test_a_waiter_is_refused_when_its_patience_ends() -> None:
     c = Caller()
     lead = c.claim(0)
     c.claim(0, max_wait_ns=2 * S)
-    assert c.cache.advance(2 * S) == LIFE
+    assert c.cache.advance(2 * S) is None
     assert c.late() == {"r2": Unanswered("max_wait")}
     c.fill(3, lead)
     assert c.late() == {}
@@ -154,7 +175,8 @@ def test_the_same_claim_again_gets_the_same_reply() -> None:
     c.claim(0, lookup=False)
     assert c.claim(1, lead_id="r1") == Lead("r1", 0)
     assert c.claim(1, lead_id="r3") == Lead("r3", 0)
-    assert c.cache.claim(S, "new name", "r2", "k", "t", "m", WAIT, LIFE) == Pending()
+    assert c.cache.claim(S, "new name", "r2", "k", "t", "m", WAIT) == Pending()
+    assert set(c.cache.owners()) == {"c", "new name"}
     c.leave(1, "r1")
     assert c.cache.take_changes().results == [("new name", "r2", Lead("r2", 0))]
     assert c.status()["leaders"] == 2

@@ -16,7 +16,7 @@ def test_time_to_live() -> None:
     """TTL 2: at t=1 a hit, at t=2 a miss."""
     c = Caller()
     c.put(0, "k", ttl=2)
-    assert c.claim(1) == Hit(entry(), S, False, None)
+    assert c.claim(1) == Hit(entry(), S, False, None, S)
     assert isinstance(c.claim(2), Lead)
 
 
@@ -24,7 +24,7 @@ def test_stale_while_revalidate() -> None:
     """TTL 600 and 30 more: at 599 fresh, at 615 stale and one refresh, at 631 a miss."""
     c = Caller()
     c.put(0, "k", ttl=600, swr=30)
-    assert c.claim(599) == Hit(entry(), 599 * S, False, None)
+    assert c.claim(599) == Hit(entry(), 599 * S, False, None, S)
     assert c.claim(615) == Hit(entry(), 615 * S, True, Lead("r3", 0))
     assert c.claim(615) == Hit(entry(), 615 * S, True, None)
     c.leave(616, "r3")
@@ -70,7 +70,8 @@ def test_stale_if_error(at: int, stale_ok: bool, stale: bool | None) -> None:
     c = Caller()
     c.put(0, "k", ttl=10, sie=60)
     hit = c.lookup(at, stale_ok=stale_ok)
-    assert hit == (None if stale is None else Hit(entry(), at * S, stale, None))
+    fresh_ns = max(0, 10 - at) * S
+    assert hit == (None if stale is None else Hit(entry(), at * S, stale, None, fresh_ns))
 
 
 def test_stale_if_error_alone_is_a_miss_to_a_claim() -> None:
@@ -180,3 +181,15 @@ def test_an_invalid_policy_changes_nothing(policy: dict[str, Any]) -> None:
         c.cache.configure(0, "c", "2", policy)
     assert caught.value.param == next(iter(policy))
     assert c.status()["max_size"] == 7
+
+
+def test_copies_that_were_served_count_as_uses() -> None:
+    """Room for two: the one that was read elsewhere stays; of unknown ones only hits are kept."""
+    c = Caller(max_entries=2)
+    c.put(0, "1")
+    c.put(0, "2")
+    c.cache.seen(S, "c", (("1", 5), ("unknown", 2)))
+    assert c.status(1)["hits"] == 7
+    c.put(1, "3")
+    assert [key for key in "123" if c.lookup(1, key)] == ["1", "3"]
+    assert c.cache.take_changes().views == set()

@@ -20,6 +20,7 @@ from tests.actors.response_cache_world import (
     Rows,
     T,
     keys,
+    owners,
     purged,
     purges,
     spans,
@@ -28,20 +29,22 @@ from tests.actors.response_cache_world import (
 
 @dataclass
 class Asked:
-    """What a caller knows of its claim. leading: it was told that it leads, and does still."""
+    """What a caller knows of its claim.
+
+    leading: it was told that it leads, and does still, as far as anybody can tell.
+    """
 
     id: str
     key: str
     tenant: str
     asked_at: int
     max_wait: int
-    lifetime: int
+    owner: str
     purges_before: int
     beside: bool = False
     waiting: bool = False
     leading: bool = False
     lead: Lead | None = None
-    ends: int = 0
     purges_at_lead: int = 0
 
 
@@ -67,16 +70,10 @@ class Cache(RuleBasedStateMachine):
         self.store.commit(changes)
         for caller, id, reply in changes.results:
             claim = next(claim for claim in self.claims if claim.id == id)
-            assert caller == "c"
+            assert caller == f"{claim.owner}.{id}"
             assert claim.waiting, "a late reply to somebody who does not wait"
             claim.waiting = False
             self.learn(claim, reply, late=True)
-        self.expire()
-
-    def expire(self) -> None:
-        for claim in self.claims:
-            if claim.leading and claim.ends <= self.now:
-                claim.leading = False
 
     def learn(self, claim: Asked, reply: Any, late: bool = False) -> None:
         if isinstance(reply, Hit):
@@ -103,9 +100,7 @@ class Cache(RuleBasedStateMachine):
     def start_leading(self, claim: Asked, lead: Lead) -> None:
         assert lead == Lead(claim.id, len(self.purges))
         claim.lead, claim.leading = lead, True
-        claim.ends = self.now + claim.lifetime
         claim.purges_at_lead = len(self.purges)
-        self.expire()
 
     def check_hit(self, claim: Asked, hit: Hit, late: bool) -> None:
         maker, filled_at, ttl, swr, _ = self.bodies[hit.entry.body]
@@ -117,27 +112,36 @@ class Cache(RuleBasedStateMachine):
             assert hit.stale == (hit.age_ns >= ttl)
             assert hit.age_ns < ttl + swr
         assert hit.lead is None or hit.stale
+        if hit.fresh_ns:
+            assert not hit.stale
+            assert hit.fresh_ns == ttl - hit.age_ns
+            # A copy of it would be made now: no purge since may have meant it.
+            since = self.purges[maker.purges_at_lead :]
+            assert not any(purged(*purge, claim.key, claim.tenant) for purge in since), "purged"
+        else:
+            assert late or hit.stale
 
     # Rules.
 
     @rule(
         key=keys,
         wait=spans,
-        lifetime=st.integers(1, 20).map(lambda steps: steps * T),
+        owner=owners,
         lookup=st.sampled_from([True, True, True, False]),
         max_age=st.none() | spans,
         tenant=st.sampled_from(["own", "own", "own", "t1", "t2"]),
     )
     def claim(
-        self, key: str, wait: int, lifetime: int, lookup: bool, max_age: int | None, tenant: str
+        self, key: str, wait: int, owner: str, lookup: bool, max_age: int | None, tenant: str
     ) -> None:
         tenant = TENANTS[key] if tenant == "own" else tenant
         id = f"r{len(self.claims)}"
-        claim = Asked(id, key, tenant, self.now, wait, lifetime, len(self.purges))
+        claim = Asked(id, key, tenant, self.now, wait, owner, len(self.purges))
         claim.beside = not lookup and self.led(key) > 0
         try:
+            caller = f"{owner}.{id}"
             reply = self.cache.claim(
-                self.now, "c", id, key, tenant, MODELS[key], wait, lifetime, lookup, max_age
+                self.now, caller, id, key, tenant, MODELS[key], wait, lookup, max_age
             )
         except InvalidRequest:
             # Another tenant holds this key, which no digest over the tenant allows.
@@ -164,7 +168,7 @@ class Cache(RuleBasedStateMachine):
         assert kept == (claim.leading and ttl > 0 and fits and not stopped)
         if kept:
             found = self.cache.lookup(self.now, "c", claim.key, False)
-            assert found == Hit(entry, 0, False, None)
+            assert found == Hit(entry, 0, False, None, ttl)
         claim.leading = False
         self.settle()
 
@@ -176,6 +180,24 @@ class Cache(RuleBasedStateMachine):
         self.cache.leave(self.now, "c", claim.key, claim.id)
         claim.leading = claim.waiting = False
         self.settle()
+
+    @rule(owner=owners)
+    def bury(self, owner: str) -> None:
+        """A process is found dead: it leads nothing, and whoever waited for it goes on."""
+        mine = [one for one in self.claims if one.owner == owner and (one.leading or one.waiting)]
+        assert self.cache.bury(self.now, "c", owner, False) == len(mine)
+        for claim in mine:
+            claim.leading = claim.waiting = False
+        self.settle()
+
+    @rule(seen=st.lists(st.tuples(keys, st.integers(1, 3)), max_size=3))
+    def seen(self, seen: list[tuple[str, int]]) -> None:
+        """Copies were served: that is counted, and changes what goes first only."""
+        before = self.cache.status(self.now, "c")
+        self.cache.seen(self.now, "c", tuple(seen))
+        after = self.cache.status(self.now, "c")
+        assert after["hits"] == before["hits"] + sum(hits for _, hits in seen)
+        assert {**after, "hits": 0, "hit_rate": 0} == {**before, "hits": 0, "hit_rate": 0}
 
     @rule(key=keys, stale_ok=st.booleans())
     def lookup(self, key: str, stale_ok: bool) -> None:
@@ -198,7 +220,6 @@ class Cache(RuleBasedStateMachine):
     def time_passes(self, steps: int) -> None:
         for _ in range(steps):
             self.now += T
-            self.expire()
             self.cache.advance(self.now)
             self.settle()
 
@@ -206,7 +227,6 @@ class Cache(RuleBasedStateMachine):
     def time_jumps(self, steps: int) -> None:
         """The timer is late: the next command finds everything overdue."""
         self.now += steps * T
-        self.expire()
         self.cache.waiting(self.now, "c", "k1")
         self.settle()
 
@@ -238,12 +258,16 @@ class Cache(RuleBasedStateMachine):
         assert status["leaders"] == sum(claim.leading for claim in self.claims)
         assert status["waiters"] == sum(claim.waiting for claim in self.claims)
         assert status["generation"] == len(self.purges)
+        holding = {claim.owner for claim in self.claims if claim.leading or claim.waiting}
+        assert set(self.cache.owners()) == holding
         assert self.cache.take_changes() == Changes([], [], set())
 
     def teardown(self) -> None:
-        """I12: when all have left, and all entries are dead, nothing is left anywhere."""
+        """I12: when all have left or are buried, and all entries are dead, nothing is left."""
         for claim in self.claims:
-            self.cache.leave(self.now, "c", claim.key, claim.id)
+            if claim.owner != "dead":
+                self.cache.leave(self.now, "c", claim.key, claim.id)
+        self.cache.bury(self.now, "c", "dead", True)
         self.cache.advance(self.now + 1000 * T)
         self.store.commit(self.cache.take_changes())
         status = self.cache.status(self.now + 1000 * T, "c")

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.cache_entries import Entry
-from actors.cache_flights import Lead
 from actors.errors import InvalidRequest
 from actors.response_cache import ResponseCache
 from tests.actors.response_cache_world import (
@@ -16,6 +15,7 @@ from tests.actors.response_cache_world import (
     Rows,
     T,
     keys,
+    owners,
     purges,
     spans,
 )
@@ -26,7 +26,7 @@ def test_waiters_keep_their_turn_over_restarts() -> None:
     cache, store, led = ResponseCache(), Rows(), list[str]()
     names = ["lead", "z", "a", "m", "b", "y"]
     for number, name in enumerate(names):
-        cache.claim(0, "c", name, "k1", "t1", "m1", 9 * T, 9 * T)
+        cache.claim(0, "c", name, "k1", "t1", "m1", 9 * T)
         store.commit(cache.take_changes())
         if number >= 3:
             cache = store.restart()
@@ -40,19 +40,21 @@ def test_waiters_keep_their_turn_over_restarts() -> None:
 
 
 def test_what_is_over_at_once_is_over_in_order_after_a_restart() -> None:
-    """A leader and its waiter that end at the same instant: the leader first, so nobody is lost."""
+    """Waiters whose patience ends at the same instant are refused in order of arrival."""
     cache, store = ResponseCache(), Rows()
-    cache.claim(0, "c", "z", "k1", "t1", "m1", 4 * T, 4 * T)
-    cache.claim(0, "c", "a", "k1", "t1", "m1", 4 * T, 4 * T)
+    for name in ("lead", "z", "a", "m"):
+        cache.claim(0, "c", name, "k1", "t1", "m1", 4 * T)
     store.commit(cache.take_changes())
     for at_hand in (cache, store.restart()):
         at_hand.advance(4 * T)
-        assert at_hand.take_changes().results == [("c", "a", Lead("a", 0))]
+        assert [result.id for result in at_hand.take_changes().results] == ["z", "a", "m"]
 
 
 ids = st.sampled_from([f"r{number}" for number in range(8)])
 commands = st.one_of(
-    st.tuples(st.just("claim"), ids, keys, spans, spans, st.booleans()),
+    st.tuples(st.just("claim"), ids, keys, spans, owners, st.booleans()),
+    st.tuples(st.just("repeat"), ids, keys, spans, owners),
+    st.tuples(st.just("bury"), owners),
     st.tuples(st.just("fill"), ids, keys, st.integers(0, 2)),
     st.tuples(st.just("leave"), ids, keys),
     st.tuples(st.just("purge"), purges),
@@ -65,9 +67,14 @@ def run(cache: ResponseCache, now: int, command: tuple[Any, ...]) -> Any:
     name, *args = command
     try:
         if name == "claim":
-            id, key, wait, lifetime, lookup = args
+            id, key, wait, owner, lookup = args
             tenant, model = TENANTS[key], MODELS[key]
-            return cache.claim(now, "c", id, key, tenant, model, wait, lifetime, lookup)
+            return cache.claim(now, f"{owner}.1", id, key, tenant, model, wait, lookup)
+        if name == "repeat":
+            id, key, wait, owner = args
+            return cache.repeat_begin(now, f"{owner}.1", id, key, b"d", wait)
+        if name == "bury":
+            return cache.bury(now, "c", args[0], False)
         if name == "fill":
             id, key, generation = args
             entry = Entry(id.encode(), "sse", {})
@@ -85,7 +92,8 @@ def remembered(cache: ResponseCache, now: int) -> dict[str, Any]:
     """What status says of the state that a restart keeps."""
     forgotten = {"hits", "misses", "waits", "evictions", "hit_rate", "size", "bytes"}
     status = cache.status(now, "c")
-    return {name: value for name, value in status.items() if name not in forgotten}
+    kept = {name: value for name, value in status.items() if name not in forgotten}
+    return {**kept, "owners": set(cache.owners())}
 
 
 @settings(deadline=None)
