@@ -1,152 +1,128 @@
 """Gates: the limits of the policy, each as it applies to one subject.
 
-A gate exists from its first use until it is full and nobody waits for it; a limit's
-other subjects are full by definition, and take no room.
+A gate exists from its first use until it is full, nothing of it is lent and nobody waits
+for it; a limit's other subjects are full by definition, and take no room.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 from actors.fields import invalid, text
+from actors.gate import Gate
 from actors.gcra import Bucket
-from actors.limits import HIGH, LOW, Limit, LimitState
+from actors.limits import Limit, LimitState, Unit
+from actors.mechanism import Row
 from actors.slots import Slots
-from actors.timetable import Timetable
+
+TABLE = "buckets"
 
 # A gate is looked at no more often than this to see whether it may be forgotten.
 SWEEP_NS = 1_000_000_000
+# So many at once: a hundred thousand in one go would keep everybody waiting.
+_MOST_SWEPT = 500
 
 _LONGEST_SUBJECT = 1000
-
-Key = tuple[str, str]
-
-
-class Gate:
-    """One limit for one subject: its meter, and the line of those who wait for it.
-
-    row: the key of its row, the limit's name (which has no space), a space and the subject.
-    line: (priority, number, quantity, ticket's id), sorted.
-    queued: units that wait, by priority.
-    largest: no quantity in the line is above this.
-    wake: when to look at the line again, if a time is known.
-    """
-
-    __slots__ = ("key", "largest", "limit", "line", "meter", "queued", "row", "subject", "wake")
-
-    def __init__(self, limit: Limit, subject: str) -> None:
-        self.limit = limit
-        self.subject = subject
-        self.key: Key = (limit.name, subject)
-        self.row = f"{limit.name} {subject}"
-        self.meter: Bucket | Slots = (
-            Slots(limit.burst)
-            if limit.unit == "concurrent"
-            else Bucket(limit.rate, limit.period_ns, limit.burst, limit.debt)
-        )
-        self.clear_line()
-
-    def clear_line(self) -> None:
-        """Let nobody wait here."""
-        self.line: list[tuple[int, int, int, str]] = []
-        self.queued = [0] * (LOW + 1)
-        self.largest = 0
-        self.wake: int | None = None
-
-    def change(self, now: int, limit: Limit) -> None:
-        """Follow the policy to a limit of the same unit; what is used stays used."""
-        self.limit = limit
-        if isinstance(self.meter, Slots):
-            self.meter.burst = limit.burst
-        else:
-            self.meter.reshape(now, limit.rate, limit.period_ns, limit.burst, limit.debt)
-
-    def state(self, now: int) -> LimitState:
-        """How the limit stands for this subject."""
-        limit = self.limit
-        remaining, reset_ns = self.meter.standing(now)
-        return LimitState(limit.name, self.subject, limit.unit, limit.burst, remaining, reset_ns)
-
-    def estimate(self, now: int, priority: int, quantity: int) -> int | None:
-        """Nanoseconds until a newcomer would get `quantity`, after those ahead of him."""
-        ahead = sum(self.queued[: priority + 1])
-        return self.meter.wait(now, ahead + quantity, priority == HIGH)
-
-    def obstacle(self, now: int, priority: int, number: int, quantity: int) -> int | None:
-        """0 when `quantity` may go here, else nanoseconds until what stops it is allowed.
-
-        That is its own quantity, or the one of somebody ahead of it. None: nobody can tell.
-        """
-        wait = self.meter.wait(now, quantity, priority == HIGH)
-        if wait != 0 or not self.line or self.meter.wait(now, self.largest) == 0:
-            return wait
-        for other in self.line:
-            if other[0] > priority or (other[0] == priority and other[1] >= number):
-                return 0
-            wait = self.meter.wait(now, other[2], other[0] == HIGH)
-            if wait != 0:
-                return wait
-        return 0
-
 
 Asks = tuple[tuple[Gate, int], ...]
 
 
 class Gates:
-    """All gates, by (limit, subject)."""
+    """All gates, by limit and subject.
+
+    changed: those whose row is another than when rows were taken last. number: counts
+    arrivals and admissions (places in line, and marks in buckets).
+    """
 
     def __init__(self) -> None:
         self.limits: dict[str, Limit] = {}
-        self._gates: dict[Key, Gate] = {}
-        self._sweeps = Timetable()
+        self.changed: set[Gate] = set()
+        self.number = 0
+        self._gone: list[str] = []
+        self._gates: dict[str, dict[str, Gate]] = {}
+        # Gates to look at, by the second in which to do so; and those seconds, as a heap.
+        self._turns: dict[int, list[Gate]] = {}
+        self._seconds: list[int] = []
 
-    def get(self, key: Key) -> Gate | None:
-        """The gate, if it exists."""
-        return self._gates.get(key)
+    def __iter__(self) -> Iterator[Gate]:
+        return (gate for of_limit in self._gates.values() for gate in of_limit.values())
 
     def open(self, now: int, name: str, subject: str) -> Gate | None:
         """The gate, made if need be; None when the policy has no such limit.
 
         Raises InvalidRequest for a subject that no row can hold.
         """
-        gate = self._gates.get((name, subject))
-        if gate is None and name in self.limits:
+        of_limit = self._gates.get(name)
+        if of_limit is None:
+            return None
+        gate = of_limit.get(subject)
+        if gate is None:
             text(subject, f"subject of limit {name}", _LONGEST_SUBJECT)
-            gate = self._gates[name, subject] = Gate(self.limits[name], subject)
-            self._sweeps.set(gate.row, now + SWEEP_NS)
+            gate = of_limit[subject] = Gate(self.limits[name], subject)
+            self._look(gate, now + SWEEP_NS)
         return gate
+
+    def ghost(self, name: str, subject: str, unit: Unit) -> Gate:
+        """A dead gate, for what was taken from a limit that the policy may not have now."""
+        gate = Gate(Limit(name, "cluster", unit, 1, 1, 1, 0), subject)
+        gate.dead = True
+        return gate
+
+    def living(self, now: int, gate: Gate, make: bool = False) -> Gate | None:
+        """This gate, or the one that has taken its place and counts the same, if there is one.
+
+        make: or could be one.
+        """
+        if not gate.dead:
+            return gate
+        name, subject = gate.limit.name, gate.subject
+        found = self._gates.get(name, {}).get(subject)
+        if found is None and make:
+            found = self.open(now, name, subject)
+        return found if found is not None and found.limit.unit == gate.limit.unit else None
 
     def asks(self, now: int, takes: Iterable[Sequence[Any]]) -> Asks:
         """The gates of (limit, subject, quantity) triples, each once; may raise InvalidRequest."""
         asks: dict[Gate, int] = {}
+        gates = self._gates
         for name, subject, quantity in takes:
             if quantity < 0:
                 raise invalid(f"quantity of limit {name}", "0 or more")
-            gate = self._gates.get((name, subject)) or self.open(now, name, subject)
-            if gate is not None:
-                asks[gate] = asks.get(gate, 0) + quantity
+            of_limit = gates.get(name)
+            if of_limit is not None:
+                gate = of_limit.get(subject) or self.open(now, name, subject)
+                if gate is not None:
+                    asks[gate] = asks.get(gate, 0) + quantity
         return tuple(asks.items())
 
-    def state(self, now: int, name: str, subject: str) -> LimitState:
-        """How a limit of the policy stands for a subject."""
-        gate = self._gates.get((name, subject))
-        return (gate or Gate(self.limits[name], subject)).state(now)
+    def states(self, now: int, asks: Asks) -> tuple[LimitState, ...]:
+        """How these gates stand that may be dead by now; what the policy lacks is left out."""
+        living = [self.living(now, gate, make=True) for gate, _ in asks]
+        return tuple([gate.state(now) for gate in living if gate is not None])
+
+    def look(self, now: int, name: str, subject: str) -> LimitState | None:
+        """How a limit of the policy stands for a subject; None when there is no such limit."""
+        if name not in self.limits:
+            return None
+        return (self._gates[name].get(subject) or Gate(self.limits[name], subject)).state(now)
 
     def listing(self, now: int, most: int) -> list[dict[str, Any]]:
         """Each limit of the cluster, and up to `most` gates of the others.
 
-        Fields as in `LimitState`, with `name` for the limit's name, and `waiting` for the
-        length of the line.
+        Fields as in `LimitState`, with `name` for the limit's name, `waiting` for the length
+        of the line, and `lent` for the units that are lent.
         """
-        keys = [(limit.name, "") for limit in self.limits.values() if limit.scope == "cluster"]
-        others = [key for key, gate in self._gates.items() if gate.limit.scope != "cluster"]
-        listed = []
-        for key in keys + others[:most]:
-            entry = self.state(now, *key)._asdict()
-            gate = self._gates.get(key)
-            listed.append(
-                {"name": entry.pop("limit"), **entry, "waiting": len(gate.line) if gate else 0}
-            )
-        return listed
+        named = [limit.name for limit in self.limits.values() if limit.scope == "cluster"]
+        listed = [self._gates[name].get("") or Gate(self.limits[name], "") for name in named]
+        others = (gate for gate in self if gate.limit.scope != "cluster")
+        listed += [gate for gate, _ in zip(others, range(most), strict=False)]
+        entries = []
+        for gate in listed:
+            entry = gate.state(now)._asdict()
+            waiting = len(gate.line.tickets) if gate.line is not None else 0
+            more = {"waiting": waiting, "lent": gate.meter.held}
+            entries.append({"name": entry.pop("limit"), **entry, **more})
+        return entries
 
     def adopt(self, now: int, limits: dict[str, Limit]) -> tuple[list[Gate], list[Gate]]:
         """Follow the policy; all lines are empty afterwards.
@@ -154,42 +130,86 @@ class Gates:
         Returns the gates that have changed, and those that are gone, because their limit is
         gone or counts something else now.
         """
-        self.limits = limits
         changed, gone = [], []
-        for key, gate in list(self._gates.items()):
-            gate.clear_line()
+        for gate in list(self):
+            gate.line = None
             limit = limits.get(gate.limit.name)
             if limit is None or limit[:3] != gate.limit[:3]:
-                self._sweeps.cancel(gate.row)
-                gone.append(self._gates.pop(key))
+                self._forget(gate)
+                gone.append(gate)
             elif limit != gate.limit:
                 gate.change(now, limit)
                 changed.append(gate)
+        self.limits = limits
+        self._gates = {name: self._gates.get(name, {}) for name in limits}
+        self.changed.update(changed)
         return changed, gone
 
-    def count_slots(self, held: Iterable[tuple[Key, int]]) -> None:
-        """Let exactly these (key, slots) be in use."""
-        for gate in self._gates.values():
+    def count_slots(self, held: Iterable[tuple[Gate, int]]) -> None:
+        """Let exactly these slots be in use directly, of gates that may be dead."""
+        for gate in self:
             if isinstance(gate.meter, Slots):
                 gate.meter.used = 0
-        for (name, subject), quantity in held:
-            held_at = self.open(0, name, subject)
-            if held_at is not None and isinstance(held_at.meter, Slots):
-                held_at.meter.used += quantity
+        for gate, quantity in held:
+            living = self.living(0, gate, make=True)
+            if living is not None and isinstance(living.meter, Slots):
+                living.meter.used += quantity
+
+    def take_rows(self) -> list[Row]:
+        """The buckets that changed since the last call, each once, and those that went."""
+        rows = [Row(TABLE, key, None) for key in self._gone]
+        rows += [
+            Row(TABLE, gate.row, gate.meter.dump())
+            for gate in self.changed
+            if isinstance(gate.meter, Bucket)
+        ]
+        self._gone.clear()
+        self.changed.clear()
+        return rows
+
+    def load(self, rows: Iterable[tuple[str, Any]]) -> None:
+        """Go on from the (key, value) pairs of the store; the policy is in force already."""
+        for key, value in rows:
+            name, _, subject = key.partition(" ")
+            gate = self.open(0, name, subject)
+            if gate is not None and isinstance(gate.meter, Bucket):
+                gate.meter.restore(value)
+                self.number = max(self.number, gate.meter.last())
 
     def due(self) -> int | None:
         """When to call `sweep` again; None: there is nothing to sweep."""
-        return self._sweeps.next_ns()
+        return self._seconds[0] * SWEEP_NS if self._seconds else None
 
-    def sweep(self, now: int) -> list[Gate]:
-        """Forget, and return, the gates that are full and where nobody waits."""
-        swept = []
-        while (row := self._sweeps.due(now)) is not None:
-            name, _, subject = row.partition(" ")
-            gate = self._gates[name, subject]
-            remaining, reset_ns = gate.meter.standing(now)
-            if not gate.line and not reset_ns and remaining == gate.limit.burst:
-                swept.append(self._gates.pop(gate.key))
-            else:
-                self._sweeps.set(row, now + max(SWEEP_NS, reset_ns))
-        return swept
+    def sweep(self, now: int) -> None:
+        """Forget the gates that nobody needs: some hundreds at most."""
+        looked = 0
+        while self._seconds and self._seconds[0] * SWEEP_NS <= now and looked < _MOST_SWEPT:
+            turn = self._turns[self._seconds[0]]
+            while turn and looked < _MOST_SWEPT:
+                gate = turn.pop()
+                looked += 1
+                if gate.dead:
+                    continue
+                remaining, reset_ns = gate.meter.standing(now)
+                idle = gate.line is None and gate.lent is None
+                if idle and not reset_ns and remaining == gate.limit.burst:
+                    self._forget(gate)
+                else:
+                    self._look(gate, now + max(SWEEP_NS, reset_ns))
+            if not turn:
+                del self._turns[heappop(self._seconds)]
+
+    def _look(self, gate: Gate, at_ns: int) -> None:
+        second = -(-at_ns // SWEEP_NS)
+        turn = self._turns.get(second)
+        if turn is None:
+            turn = self._turns[second] = []
+            heappush(self._seconds, second)
+        turn.append(gate)
+
+    def _forget(self, gate: Gate) -> None:
+        gate.dead = True
+        self.changed.discard(gate)
+        if isinstance(gate.meter, Bucket):
+            self._gone.append(gate.row)
+        del self._gates[gate.limit.name][gate.subject]

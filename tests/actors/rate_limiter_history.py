@@ -1,5 +1,7 @@
 """A slow and obvious bucket, to judge the quick one by: it keeps all that ever happened."""
 
+from collections.abc import Iterable
+
 
 class History:
     """One limit for one subject, in ticks: `rate` a nanosecond, `period_ns` for each unit.
@@ -26,7 +28,7 @@ class History:
         return lacks
 
     def fits(self, now: int, quantity: int, high: bool = False) -> bool:
-        """Whether a take of this quantity is allowed."""
+        """Whether a take of this quantity (and of what is lent) is allowed."""
         most = self.burst + (self.debt if high else 0)
         return self.lacks(now)[-1] + quantity * self.unit <= most
 
@@ -34,30 +36,34 @@ class History:
         """Debit."""
         self.events.append((now, quantity * self.unit, id))
 
-    def give_back(self, now: int, id: object, quantity: int) -> None:
-        """End a take; below 0, debit on top."""
+    def give_back(self, now: int, id: object, quantity: int) -> int:
+        """End a take; below 0, debit on top. Returns the ticks that came back."""
         if quantity < 0:
-            return self.take(now, -quantity, None)
+            self.take(now, -quantity, None)
+            return 0
         place = next(i for i, event in enumerate(self.events) if event[2] == id)
         lacks = self.lacks(now)
         back = min(quantity * self.unit, *lacks[place + 1 :])
         time, taken, _ = self.events[place]
         self.events[place] = (time, taken - back, id)
         assert self.lacks(now)[-1] == lacks[-1] - back
-        return None
+        return back
 
-    def standing(self, now: int) -> tuple[int, int]:
-        """(whole units left, nanoseconds until it is full)."""
+    def standing(self, now: int, lent: int = 0) -> tuple[int, int]:
+        """(whole units left beside those that are lent, nanoseconds until nothing is lacking)."""
         lack = self.lacks(now)[-1]
-        return max(0, (self.burst - lack) // self.unit), -(-lack // self.rate)
+        return max(0, (self.burst - lack) // self.unit - lent), -(-lack // self.rate)
 
-    def excess(self) -> int:
+    def excess(self, uses: Iterable[tuple[int, int]] | None = None) -> int:
         """By how much the worst window goes beyond burst + debt + rate · window; > 0 is a leak.
 
-        Counts takes at their stamps, less what they gave back; corrections beyond an
-        estimate are no admissions.
+        uses: (stamp, ticks) of what was admitted, less what was given back; unless they are
+        told, the takes at the times of their debits. Corrections beyond an estimate are no
+        admissions.
         """
-        admitted = [(time, ticks) for time, ticks, id in self.events if id is not None]
+        if uses is None:
+            uses = [(time, ticks) for time, ticks, id in self.events if id is not None]
+        admitted = sorted(uses)
         worst = -self.burst
         for first, (start, _) in enumerate(admitted):
             total = 0

@@ -5,13 +5,12 @@ from typing import Any
 
 import msgspec
 
-from actors.limits import NORMAL, LimitState, Take
+from actors.limits import NORMAL, Lent, LimitState, Recall, Take, Wish
 from actors.mechanism import Row
 from actors.rate_limiter import RateLimiter
 
 S = 1_000_000_000
 WAIT = 10 * S
-LIFE = 600 * S
 
 
 def ns(at: float) -> int:
@@ -53,6 +52,8 @@ class Caller:
     def __init__(self, *limits: dict[str, Any], max_tickets: int = 10_000) -> None:
         self.limiter = RateLimiter(max_tickets)
         self.ids = 0
+        self.heard: dict[str, Any] = {}
+        self.recalls: list[tuple[str, str, str]] = []
         self.stored: dict[tuple[str, str], bytes] = {}
         self.policy(0, *limits)
 
@@ -73,16 +74,24 @@ class Caller:
         id: str | None = None,
         priority: int = NORMAL,
         wait: float = 0,
-        lifetime: float = 600,
+        caller: str = "c",
     ) -> Any:
         """Acquire, with the ids "1", "2", ... unless one is given."""
         if id is None:
             self.ids += 1
             id = str(self.ids)
         given = takes(*named)
-        return self.limiter.acquire(
-            self.clock(at), "c", id, given, priority, ns(wait), ns(lifetime)
-        )
+        return self.limiter.acquire(self.clock(at), caller, id, given, priority, ns(wait))
+
+    def exchange(self, at: float, name: str, *, caller: str = "a.1", **wish: Any) -> Lent:
+        """Exchange one wish; what it does not say is 0, "" or nothing."""
+        fields = {"subject": "", "used": 0, "takes": 0, "back": 0, "more": 0, "closes": ()}
+        [lent] = self.limiter.exchange(self.clock(at), caller, (Wish(name, **(fields | wish)),))
+        return lent
+
+    def bury(self, at: float, owner: str) -> int:
+        """Bury."""
+        return self.limiter.bury(self.clock(at), "c", owner, False)
 
     def settle(self, at: float, id: str, tokens: int | None = None) -> None:
         """Settle."""
@@ -110,10 +119,26 @@ class Caller:
         return None if due is None else due / S
 
     def late(self) -> dict[str, Any]:
-        """The late replies since the last call, in their order; rows go to the store."""
+        """The late replies since the last call, in their order; rows go to the store.
+
+        Recalls are kept apart, in `recalls`, as (caller, limit, subject).
+        """
         changes = self.limiter.take_changes()
         store(self.stored, changes.rows)
-        return {result.id: result.reply for result in changes.results}
+        heard, self.heard = self.heard, {}
+        for caller, id, reply in changes.results:
+            if isinstance(reply, Recall):
+                assert id == f"recall {reply.limit} {reply.subject}"
+                self.recalls.append((caller, *reply))
+            else:
+                heard[id] = reply
+        return heard
+
+    def recalled(self) -> list[tuple[str, str, str]]:
+        """The recalls since the last call, as (caller, limit, subject)."""
+        self.heard |= self.late()
+        recalls, self.recalls = self.recalls, []
+        return recalls
 
     def until(self, at: float) -> dict[str, tuple[float, Any]]:
         """Advance whenever it is asked for, up to `at`: {id: (seconds, late reply)}."""

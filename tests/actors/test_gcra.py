@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import gcra
 from actors.gcra import Bucket
 from tests.actors.rate_limiter_history import History
 from tests.actors.rate_limiter_world import S
@@ -148,3 +149,61 @@ def test_groups_do_not_outgrow_the_outstanding_takes() -> None:
         if mark >= 10:
             bucket.close(mark, mark - 10, 0)
         assert len(bucket.starts) <= 11
+
+
+def test_takes_under_one_mark_end_one_after_another() -> None:
+    """I12: three takes of 10 in all; the group is there until the last of them has ended."""
+    bucket = Bucket(1, S, 100, 0)
+    bucket.take(0, 10, 1, 3)
+    bucket.take(0, 5, 2)
+    bucket.close(0, 1, 4, 2)
+    assert (bucket.standing(0), bucket.counts) == ((89, 11 * S), [1, 1])
+    bucket.close(0, 1, 6, 1)
+    assert (bucket.standing(0), bucket.counts) == ((95, 5 * S), [1])
+    bucket.take(0, 5, 3, 0)
+    bucket.close(0, 2, 0, 1)
+    assert (bucket.standing(0), bucket.counts) == ((90, 10 * S), [])
+
+
+def test_what_is_lent_is_neither_there_nor_comes_back() -> None:
+    """4 of 10 lent: 6 for others, whatever time does; a changed limit has lent them too."""
+    bucket = Bucket(1, S, 10, 2)
+    bucket.lend(4)
+    bucket.take(0, 6, 1)
+    assert [bucket.wait(0, 1, high) for high in (False, True)] == [S, 0]
+    assert bucket.standing(100 * S) == (6, 0)
+    assert (bucket.spare(100 * S, 5), bucket.spare(100 * S, 4)) == (1, 0)
+    bucket.reshape(100 * S, 2, S, 5, 0)
+    assert [bucket.wait(100 * S, n) for n in (1, 2)] == [0, S // 2]
+    bucket.lend(-4)
+    assert bucket.standing(100 * S) == (5, 0)
+
+
+@given(data=st.data())
+def test_many_outstanding_takes_share_what_they_may_give_back(data: st.DataObject) -> None:
+    """I1, and bounded memory: never more comes back than it would with all history kept.
+
+    And of what would, four fifths do at the least, as long as nothing else is taken.
+    """
+    random = data.draw(st.randoms(use_true_random=False))
+    longest, largest = data.draw(st.tuples(st.integers(0, 100), st.integers(1, 1000)))
+    count = data.draw(st.integers(1, 500))
+    takes = [(random.randint(0, longest), random.randint(1, largest)) for _ in range(count)]
+    bucket, exact = Bucket(1, 2, 10**9, 0), Bucket(1, 2, 10**9, 0)
+    now = 0
+    for mark, (pause, quantity) in enumerate(takes):
+        now += pause
+        bucket.take(now, quantity, mark)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gcra, "_MOST_GROUPS", 10**6)
+            exact.take(now, quantity, mark)
+        assert len(bucket.lows) <= gcra._MOST_GROUPS
+    before = bucket.lack
+    order = random.sample(range(count), count) if data.draw(st.booleans()) else range(count)
+    for mark in order:
+        back = random.randint(0, takes[mark][1])
+        bucket.close(now, mark, back)
+        exact.close(now, mark, back)
+        assert bucket.lack >= exact.lack
+    assert (before - bucket.lack) * 5 >= (before - exact.lack) * 4
+    assert bucket.counts == exact.counts == []

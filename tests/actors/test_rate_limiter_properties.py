@@ -1,72 +1,18 @@
-"""Random callers against a limiter that restarts, judged by buckets that keep all history."""
-
-from typing import Any, NamedTuple
+"""Random callers and owners against a limiter that restarts, judged by all that ever happened."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.limits import HIGH, Admitted, Refused, Take
-from actors.mechanism import Pending
+from actors.limits import Admitted, Lent, Recall, Refused, Take, Wish
+from actors.mechanism import Pending, owner_of
 from actors.rate_limiter import RateLimiter
-from tests.actors.rate_limiter_history import History
+from actors.rate_slices import QUIET_NS, RECALL_NS
+from tests.actors.rate_limiter_judge import LIMITS, POLICY, Desk, Judge, Key, T, Waiting
 from tests.actors.rate_limiter_world import restarted, store
 
-# Nanoseconds are seconds here, so that nothing divides evenly; debt only counts for requests.
-LIMITS: dict[str, dict[str, Any]] = {
-    "r": {"scope": "cluster", "unit": "requests", "rate": 3, "period_ns": 7, "burst": 4, "debt": 2},
-    "k": {"scope": "key", "unit": "requests", "rate": 1, "period_ns": 5, "burst": 2, "debt": 0},
-    "t": {"scope": "team", "unit": "tokens", "rate": 7, "period_ns": 3, "burst": 40},
-    "s": {"scope": "key", "unit": "concurrent", "burst": 2},
-}
-POLICY = {"limits": [{"name": name, **fields} for name, fields in LIMITS.items()]}
-Key = tuple[str, str]
-
-
-class Waiting(NamedTuple):
-    """A ticket as its holder knows it."""
-
-    order: tuple[int, int]
-    takes: dict[Key, int]
-    deadline: int
-
-
-class Judge:
-    """What limits have given, by their whole history; slots by their holders."""
-
-    def __init__(self) -> None:
-        self.histories: dict[Key, History] = {}
-        self.holds: dict[str, tuple[int, dict[Key, int]]] = {}
-
-    def history(self, key: Key) -> History:
-        """The history of a bucket."""
-        spec = LIMITS[key[0]]
-        fields = (spec["rate"], spec["period_ns"], spec["burst"], spec.get("debt", 0))
-        return self.histories.setdefault(key, History(*fields))
-
-    def slots_used(self, key: Key) -> int:
-        """How many slots are taken."""
-        return sum(takes.get(key, 0) for _, takes in self.holds.values())
-
-    def fits(self, now: int, key: Key, quantity: int, priority: int) -> bool:
-        """Whether this limit would give so much."""
-        if key[0] == "s":
-            return self.slots_used(key) + quantity <= LIMITS["s"]["burst"]
-        return self.history(key).fits(now, quantity, priority == HIGH)
-
-    def admit(self, now: int, id: str, takes: dict[Key, int], ends: int) -> None:
-        """Debit all."""
-        self.holds[id] = (ends, takes)
-        for key, quantity in takes.items():
-            if key[0] != "s":
-                self.history(key).take(now, quantity, id)
-
-    def end(self, now: int, id: str, tokens: int | None = None, undo: bool = False) -> None:
-        """Give back."""
-        for key, quantity in self.holds.pop(id)[1].items():
-            if undo and key[0] != "s":
-                self.history(key).give_back(now, id, quantity)
-            elif key[0] == "t" and tokens is not None:
-                self.history(key).give_back(now, id, quantity - tokens)
+# How long an owner takes to answer a recall: always in time, unless it is dead.
+ANSWERS = {"o1": 0, "o2": 7 * T, "o3": RECALL_NS - 1}
+KEYS = [("r", ""), ("k", "a"), ("t", "a"), ("t", "b"), ("s", "a")]
 
 
 class Callers(RuleBasedStateMachine):
@@ -78,7 +24,9 @@ class Callers(RuleBasedStateMachine):
         self.stored: dict[tuple[str, str], bytes] = {}
         self.judge = Judge()
         self.waiting: dict[str, Waiting] = {}
-        self.lifetimes: dict[str, int] = {}
+        self.recalls: dict[tuple[str, Key], int] = {}
+        self.quiet: dict[Key, int] = {}
+        self.dead: set[str] = set()
         self.now = 0
         self.ids = 0
 
@@ -86,98 +34,154 @@ class Callers(RuleBasedStateMachine):
     def configure(self) -> None:
         self.limiter.configure(0, "c", "1", POLICY)
 
-    def may_go(self, order: tuple[int, int], takes: dict[Key, int]) -> bool:
-        """The rule of turns: all limits allow, and none refuses somebody ahead."""
+    # What ought to be.
+
+    def stopped(self, order: tuple[int, int], takes: dict[Key, int], lent: bool = True) -> set[Key]:
+        """The rule of turns: the limits that refuse, or refuse somebody ahead.
+
+        lent: or would if all that is lent were back.
+        """
         ahead = [other for other in self.waiting.values() if other.order < order]
-        return all(
-            self.judge.fits(self.now, key, quantity, order[0])
-            and all(
-                self.judge.fits(self.now, key, other.takes[key], other.order[0])
+
+        def fits(key: Key, quantity: int, priority: int) -> bool:
+            return self.judge.fits(self.now, key, quantity, priority, lent)
+
+        return {
+            key
+            for key, quantity in takes.items()
+            if not fits(key, quantity, order[0])
+            or any(
+                not fits(key, other.takes[key], other.order[0])
                 for other in ahead
                 if key in other.takes
             )
-            for key, quantity in takes.items()
+        }
+
+    def enough(self, order: tuple[int, int], takes: dict[Key, int]) -> bool:
+        """Whether there would be enough, were all back that is lent, for him and all ahead."""
+        ahead = [other.takes for other in self.waiting.values() if other.order[0] <= order[0]]
+        sums = {key: sum((o.get(key, 0) for o in ahead), takes[key]) for key in takes}
+        return all(
+            self.judge.fits(self.now, key, quantity, order[0], lent=False)
+            for key, quantity in sums.items()
         )
+
+    def held_up_by_the_dead(self, keys: set[Key]) -> bool:
+        """Whether the dead, who answer no recall, hold something there."""
+        return any(
+            owner in self.dead and key in keys and desk.left + desk.used
+            for (owner, key), desk in self.judge.desks.items()
+        )
+
+    # What the host does.
 
     def hear(self) -> None:
         """Check each late reply at its turn, and commit."""
         changes = self.limiter.take_changes()
         store(self.stored, changes.rows)
-        for _, id, reply in changes.results:
+        for caller, id, reply in changes.results:
+            if isinstance(reply, Recall):
+                key, owner = (reply.limit, reply.subject), owner_of(caller)
+                assert self.judge.desks[owner, key].left + self.judge.desks[owner, key].used
+                assert (owner, key) not in self.recalls
+                self.recalls[owner, key] = self.now
+                self.quiet[key] = self.now + QUIET_NS
+                continue
             ticket = self.waiting.pop(id)
+            stopped = self.stopped(ticket.order, ticket.takes)
             if isinstance(reply, Admitted):
-                assert reply.at_ns == self.now <= ticket.deadline
-                assert self.may_go(ticket.order, ticket.takes)
-                self.judge.admit(self.now, id, ticket.takes, self.now + self.lifetimes[id])
+                assert reply.at_ns == self.now <= ticket.until + RECALL_NS
+                assert not stopped
+                self.judge.admit(self.now, id, ticket.caller, ticket.takes)
             else:
                 assert isinstance(reply, Refused)
-                assert self.now >= ticket.deadline
+                assert ticket.until <= self.now
+                slices_only = not self.stopped(ticket.order, ticket.takes, lent=False)
+                assert not slices_only or self.held_up_by_the_dead(stopped)
 
     def advance(self) -> int | None:
         """As the host does, before and after each batch."""
-        for id in [id for id, (ends, _) in self.judge.holds.items() if ends <= self.now]:
-            self.judge.end(self.now, id)
         due = self.limiter.advance(self.now)
         self.hear()
         return due
 
-    @rule(span=st.integers(0, 60), late=st.integers(0, 3))
+    # Rules of all.
+
+    @rule(span=st.integers(0, 60 * T), late=st.integers(0, 3))
     def pass_time(self, span: int, late: int) -> None:
-        """The host comes when it was asked to, or a little late."""
+        """The host comes when it was asked to, or a little late; recalls are answered."""
         end = self.now + span
-        due = self.advance()
-        while due is not None and due <= end:
-            self.now = max(self.now, min(end, due + late))
+        while True:
             due = self.advance()
             assert due is None or due > self.now
+            answers = {
+                place: at + ANSWERS[place[0]]
+                for place, at in self.recalls.items()
+                if place[0] not in self.dead
+            }
+            first = min(answers, key=lambda place: answers[place], default=None)
+            if first is not None and answers[first] <= min(end, due or end):
+                self.now = max(self.now, answers[first])
+                self.advance()
+                if first in self.recalls:
+                    self.exchange(*first, report=True, back=10**6, more=0)
+            elif due is not None and due <= end:
+                latest = min(end, due + late, *answers.values())
+                self.now = max(self.now, due, latest)
+            else:
+                break
         self.now = end
         self.advance()
 
+    @rule()
+    def restart(self) -> None:
+        """The host is killed; its rows are all that is left."""
+        self.hear()
+        self.limiter = restarted(self.stored)
+        # Which of its gates had a recall lately it remembers while the slices are out.
+        self.quiet.clear()
+
+    # Rules of those who ask directly.
+
     @rule(
-        r=st.integers(0, 1),
-        k=st.integers(0, 2),
+        r=st.integers(0, 2),
+        k=st.integers(0, 3),
         t=st.integers(0, 40),
-        s=st.integers(0, 1),
-        subject=st.sampled_from(["a", "b"]),
+        s=st.integers(0, 2),
+        subject=st.sampled_from(["a", "a", "b"]),
         priority=st.sampled_from([0, 1, 1, 2]),
-        wait=st.sampled_from([0, 5, 20, 60]),
-        lifetime=st.sampled_from([10, 10**6]),
+        wait=st.sampled_from([0, 0, 5 * T, 20 * T, 60 * T]),
+        caller=st.sampled_from(["c", "o1.x", "o2.x", "o3.x"]),
     )
     def acquire(
-        self,
-        r: int,
-        k: int,
-        t: int,
-        s: int,
-        subject: str,
-        priority: int,
-        wait: int,
-        lifetime: int,
+        self, r: int, k: int, t: int, s: int, subject: str, priority: int, wait: int, caller: str
     ) -> None:
         """A request that falls under some of the limits."""
         self.advance()
+        if owner_of(caller) in self.dead:
+            return
         self.ids += 1
         id = str(self.ids)
         given = {("r", ""): r, ("k", subject): k, ("t", subject): t, ("s", subject): s}
         takes = {key: quantity for key, quantity in given.items() if quantity}
         asked = tuple(Take(*key, quantity) for key, quantity in takes.items())
         before = self.limiter.look(self.now, "c", asked)
-        reply = self.limiter.acquire(self.now, "c", id, asked, priority, wait, lifetime)
-        may_go = self.may_go((priority, self.ids), takes)
-        assert isinstance(reply, Admitted) == may_go
+        order = (priority, self.ids)
+        stopped, enough = self.stopped(order, takes), self.enough(order, takes)
+        reply = self.limiter.acquire(self.now, caller, id, asked, priority, wait)
+        assert isinstance(reply, Admitted) == (not stopped)
         if isinstance(reply, Admitted):
-            self.judge.admit(self.now, id, takes, self.now + lifetime)
+            self.judge.admit(self.now, id, caller, takes)
             assert reply.states == self.limiter.look(self.now, "c", asked)
+            assert self.limiter.acquire(self.now, "c", id, asked, 1, 0) == reply
         else:
             assert self.limiter.look(self.now, "c", asked) == before
         if isinstance(reply, Pending):
-            assert reply.wait_ns is None or 0 < reply.wait_ns <= wait
-            self.waiting[id] = Waiting((priority, self.ids), takes, self.now + wait)
-            self.lifetimes[id] = lifetime
+            assert reply.wait_ns is None or 0 <= reply.wait_ns <= wait
+            self.waiting[id] = Waiting(caller, order, takes, self.now + wait)
         if isinstance(reply, Refused):
             assert reply.retry_after_ns is None or reply.retry_after_ns > wait or wait == 0
-        if isinstance(reply, Admitted):
-            assert self.limiter.acquire(self.now, "c", id, asked, 1, 0, 1) == reply
+            assert not enough
         self.hear()
 
     @precondition(lambda self: self.judge.holds)
@@ -206,50 +210,174 @@ class Callers(RuleBasedStateMachine):
         self.waiting.pop(id, None)
         self.hear()
 
-    @rule()
-    def restart(self) -> None:
-        """The host is killed; its rows are all that is left."""
+    # Rules of owners who borrow.
+
+    @rule(
+        owner=st.sampled_from(sorted(ANSWERS)),
+        key=st.sampled_from(KEYS),
+        report=st.booleans(),
+        back=st.sampled_from([0, 0, 1, 10**6]),
+        more=st.integers(0, 30),
+    )
+    def exchange(self, owner: str, key: Key, report: bool, back: int, more: int) -> None:
+        """An owner reports (or not yet), returns, and wishes."""
+        self.advance()
+        if owner in self.dead:
+            return
+        desk = self.judge.desks.setdefault((owner, key), Desk())
+        back = min(back, desk.left)
+        used, takes, closes = 0, 0, []
+        if report:
+            used, takes = desk.used, len(desk.unreported)
+            closes = [(mark, 1, units) for _, mark, units in desk.ended]
+        wish = Wish(*key, used, takes, back, more, tuple(closes))
+        self.ids += 1
+        [lent] = self.limiter.exchange(self.now, f"{owner}.{self.ids}", (wish,))
+        assert isinstance(lent, Lent)
+        assert (lent.mark > 0) == (used > 0)
+        desk.left -= back
+        if report and key[0] != "s":
+            self.judge.report(self.now, key, desk, lent.mark)
+        self.check_lending(key, more, lent.granted)
+        desk.left += lent.granted
+        self.recalls.pop((owner, key), None)
         self.hear()
-        self.limiter = restarted(self.stored)
+
+    def check_lending(self, key: Key, more: int, granted: int) -> None:
+        """Never more than the rule leaves; that much, unless somebody waits or did lately."""
+        may = min(more, self.judge.spare(self.now, key))
+        if any(key in ticket.takes for ticket in self.waiting.values()):
+            assert granted == 0
+        elif self.now < self.quiet.get(key, 0):
+            # A gate that was idle meanwhile may have been forgotten.
+            assert granted in (0, may)
+        else:
+            assert granted == may
+
+    @rule(data=st.data(), quantity=st.integers(1, 12))
+    def spend(self, data: st.DataObject, quantity: int) -> None:
+        """An owner admits somebody from its slice; the host hears of it later."""
+        rich = [
+            place
+            for place, desk in sorted(self.judge.desks.items())
+            if desk.left and place[0] not in self.dead and place[1][0] != "s"
+        ]
+        if not rich:
+            return
+        owner, key = data.draw(st.sampled_from(rich))
+        desk = self.judge.desks[owner, key]
+        quantity = min(quantity, desk.left)
+        self.ids += 1
+        desk.left -= quantity
+        desk.unreported[str(self.ids)] = quantity
+        self.judge.use(self.now, key, str(self.ids), quantity)
+
+    @rule(data=st.data(), actual=st.integers(0, 15))
+    def end_take(self, data: st.DataObject, actual: int) -> None:
+        """A take turns out to have needed less, or more, than it took."""
+        ends = [
+            (place, id)
+            for place, desk in sorted(self.judge.desks.items())
+            if place[0] not in self.dead
+            for id in sorted([*desk.unreported, *desk.open])
+        ]
+        if not ends:
+            return
+        (owner, key), id = data.draw(st.sampled_from(ends))
+        desk = self.judge.desks[owner, key]
+        if id in desk.open:
+            mark, quantity = desk.open.pop(id)
+            desk.ended.append((id, mark, quantity - actual))
+        else:
+            quantity = desk.unreported.pop(id)
+            less = max(0, quantity - actual)
+            desk.left += less
+            desk.spent += quantity - less
+            self.judge.shrink(key, id, less * self.judge.history(key).unit)
+
+    @rule(owner=st.sampled_from(sorted(ANSWERS)))
+    def die(self, owner: str) -> None:
+        """What it used and did not report, nobody will."""
+        self.dead.add(owner)
+
+    @precondition(lambda self: self.dead)
+    @rule(data=st.data(), lost=st.booleans())
+    def bury(self, data: st.DataObject, lost: bool) -> None:
+        """It is proven; its name is free for somebody else."""
+        self.advance()
+        owner = data.draw(st.sampled_from(sorted(self.dead)))
+        tickets = [id for id, ticket in self.waiting.items() if owner_of(ticket.caller) == owner]
+        for id in tickets:
+            del self.waiting[id]
+        ended = self.limiter.bury(self.now, "c", owner, lost)
+        assert ended == self.judge.bury(self.now, owner) + len(tickets)
+        assert owner not in self.limiter.owners()
+        self.recalls = {place: at for place, at in self.recalls.items() if place[0] != owner}
+        self.dead.discard(owner)
+        self.hear()
+
+    # What holds always.
 
     @invariant()
     def limits_stand_as_history_says(self) -> None:
-        """I1, I7: what is left is exactly what was not taken."""
-        for key, history in self.judge.histories.items():
+        """I1, I7: what is left is exactly what was neither taken nor lent."""
+        for key in KEYS:
             state = self.limiter.look(self.now, "c", (Take(*key, 0),))[0]
-            assert (state.remaining, state.reset_ns) == history.standing(self.now), key
+            lent = self.judge.lent(key)
+            if key[0] == "s":
+                free = LIMITS["s"]["burst"] - self.judge.slots_used(key) - lent
+                assert state[4:] == (free, 0)
+            else:
+                assert state[4:] == self.judge.history(key).standing(self.now, lent), key
 
     @invariant()
     def nobody_waits_who_may_go(self) -> None:
-        """I13, at every moment at which the host has looked."""
+        """I13, at every moment at which the host has looked; who holds him up was told so."""
         self.advance()
         for ticket in self.waiting.values():
-            assert ticket.deadline > self.now
-            assert not self.may_go(ticket.order, ticket.takes)
+            assert ticket.until + RECALL_NS > self.now
+            stopped = self.stopped(ticket.order, ticket.takes)
+            assert stopped
+            if not self.stopped(ticket.order, ticket.takes, lent=False):
+                for (owner, key), desk in self.judge.desks.items():
+                    if key in stopped and desk.left + desk.used:
+                        assert (owner, key) in self.recalls
 
     @invariant()
     def counts_are_right(self) -> None:
-        """I12: the limiter knows of exactly the holds and tickets that there are."""
+        """I12: the limiter knows of exactly the holds, slices and tickets that there are."""
         status = self.limiter.status(self.now, "c")
+        known = {place: desk for place, desk in self.judge.desks.items() if desk.known}
         assert status["waiting"] == len(self.waiting)
         assert status["holds"] == len(self.judge.holds)
+        assert status["slices"] == len(known)
+        callers = [caller for caller, _ in self.judge.holds.values()]
+        callers += [ticket.caller for ticket in self.waiting.values()]
+        assert set(self.limiter.owners()) == {*map(owner_of, callers), *(o for o, _ in known)}
 
     def teardown(self) -> None:
         """I1 over all windows; I12: when all are done, nothing is left but the policy."""
-        for history in self.judge.histories.values():
-            assert history.excess() <= 0
-        self.hear()
-        for id in [*self.waiting, *self.judge.holds]:
-            self.limiter.undo(self.now, "c", id)
-        due = self.limiter.advance(self.now)
+        assert self.judge.excess() <= 0
+        self.dead.clear()
+        for owner, key in list(self.judge.desks):
+            desk = self.judge.desks[owner, key]
+            self.exchange(owner, key, report=True, back=10**6, more=0)
+            desk.ended += [(id, mark, 0) for id, (mark, _) in desk.open.items()]
+            desk.open.clear()
+            self.exchange(owner, key, report=True, back=10**6, more=0)
+        while everything := [*self.waiting, *self.judge.holds]:
+            self.limiter.undo(self.now, "c", everything[0])
+            if everything[0] in self.judge.holds:
+                self.judge.end(self.now, everything[0], undo=True)
+            self.waiting.pop(everything[0], None)
+            self.hear()
+        due = self.advance()
         while due is not None:
-            due = self.limiter.advance(due)
-        # Some that were waiting may have been admitted by the undoing of others.
-        changes = self.limiter.take_changes()
-        store(self.stored, changes.rows)
-        assert self.limiter.status(self.now, "c")["waiting"] == 0
-        assert self.limiter.status(self.now, "c")["holds"] == 0
+            self.now = due
+            due = self.advance()
+        assert set(self.limiter.owners()) == set()
         assert {table for table, _ in self.stored} <= {"policy"}
+        assert self.judge.excess() <= 0
 
 
 TestCallers = Callers.TestCase

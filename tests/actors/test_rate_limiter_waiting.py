@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from actors import waiting_room
+from actors import obstacles
 from actors.errors import Overloaded
 from actors.limits import HIGH, LOW, NORMAL, Admitted, Refused
 from actors.mechanism import Pending
@@ -213,12 +213,12 @@ def test_a_long_line_is_not_walked_for_each_that_is_served(
     assert c.status(0)["waiting"] == 10_000
     looks = 0
 
-    def counted(*args: Any) -> list[waiting_room.Obstacle]:
+    def counted(*args: Any) -> list[obstacles.Obstacle]:
         nonlocal looks
         looks += 1
-        return obstacles(*args)
+        return met(*args)
 
-    obstacles = waiting_room.obstacles
-    monkeypatch.setattr(waiting_room, "obstacles", counted)
+    met = obstacles.met
+    monkeypatch.setattr(obstacles, "met", counted)
     assert len(admitted_at(c.until(0.5))) == 500
     assert looks == 1000
