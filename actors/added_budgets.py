@@ -15,12 +15,13 @@ class AddedBudgets:
     """See the module's docstring.
 
     terms: by name. One whose name a policy takes rests until the policy lets go of it.
+    binding: names of those that bind, by scope and subject; empty where there are none.
     """
 
     def __init__(self) -> None:
         self.terms: dict[str, Terms] = {}
         self._changed: set[str] = set()
-        self._binding: dict[Scope, dict[str | None, list[str]]] = {}
+        self.binding: dict[Scope, dict[str | None, list[str]]] = {}
 
     def set(self, name: Any, spec: Any, of_policy: Collection[str]) -> Terms:
         """Set one. of_policy: names that the policy has.
@@ -51,10 +52,10 @@ class AddedBudgets:
     def in_force(self, of_policy: Collection[str]) -> list[Terms]:
         """Those that do not rest, by name; `bound` goes by them from now on."""
         found = [self.terms[name] for name in sorted(self.terms) if name not in of_policy]
-        self._binding = {}
+        self.binding = {}
         for each in found:
             if each.scope != "cluster":
-                names = self._binding.setdefault(each.scope, {})
+                names = self.binding.setdefault(each.scope, {})
                 names.setdefault(each.subject, []).append(each.name)
         return found
 
@@ -63,7 +64,7 @@ class AddedBudgets:
 
         Whoever reserves need not know them: he would hear of a new one some time later.
         """
-        for scope, names in self._binding.items():
+        for scope, names in self.binding.items():
             subject = budget_terms.subject_of(scope, key, team, model, user)
             if subject:
                 for name in (*names.get(None, ()), *names.get(subject, ())):

@@ -1,78 +1,17 @@
-"""Budgets, of policy and added by operators, and the accounts of what is spent and held.
-
-An account belongs to one budget, one subject (a team, a key, ...; "" for the cluster)
-and one period. Its row key is `budget|period|subject`; only the subject may hold a bar.
-"""
+"""All budgets, of policy and added by operators, and the accounts of their present periods."""
 
 from collections.abc import Iterable, Mapping
-from datetime import tzinfo
 from typing import Any, Literal
 
 from actors import periods
+from actors.accounts import Account, Budget, Picked
 from actors.added_budgets import AddedBudgets
 from actors.budget_terms import Terms, parse
+from actors.charges import Facts, Subjects
 from actors.errors import Overloaded
 from actors.mechanism import Row
 
 MAX_ACCOUNTS = 200_000
-NEVER_NS = 2**63 - 1
-
-
-class Account:
-    """What one subject has used of one budget in one period.
-
-    posted, pending: nano-dollars spent and held. open: held charges.
-    ended: its period is over, or its budget gone; it goes with its last held charge.
-    kept: it is in the books.
-    """
-
-    __slots__ = ("ended", "kept", "key", "open", "pending", "posted")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.posted = self.pending = self.open = 0
-        self.ended = self.kept = False
-
-    @property
-    def budget(self) -> str:
-        """The name of its budget."""
-        return self.key.split("|", 1)[0]
-
-    @property
-    def label(self) -> str:
-        """Its period's label."""
-        return self.key.split("|", 2)[1]
-
-    @property
-    def subject(self) -> str:
-        """Whose it is."""
-        return self.key.split("|", 2)[2]
-
-
-class Budget:
-    """One budget, with its present period and that period's accounts by subject."""
-
-    __slots__ = ("accounts", "amount_nanos", "end_ns", "label", "prefix", "terms", "zone")
-
-    def __init__(self, terms: Terms, zone: tzinfo) -> None:
-        self.terms = terms
-        self.zone = zone
-        self.amount_nanos = terms.amount_nanos
-        self.label = ""
-        self.prefix = ""
-        self.end_ns = 0
-        self.accounts: dict[str, Account] = {}
-
-    def roll(self, now: int) -> None:
-        """Enter the period that `now` lies in."""
-        self.label, _, end_ns = periods.span(self.terms.period, self.zone, now)
-        self.prefix = f"{self.terms.name}|{self.label}|"
-        self.end_ns = NEVER_NS if end_ns is None else end_ns
-        self.accounts = {}
-
-    def resets_in_ns(self, now: int) -> int | None:
-        """Time until its next period, or None."""
-        return None if self.end_ns == NEVER_NS else self.end_ns - now
 
 
 class Books:
@@ -81,7 +20,8 @@ class Books:
     accounts: by row key. budgets: those in force, by name.
     daily: the cluster's daily budget, which is always there.
     end_ns: when the first period ends. changed: keys of accounts whose rows are to be written.
-    labels: the period that each budget was last in; labels_changed: since last written.
+    labels: the period that each budget was last in. revision: of all that says which
+    accounts bind a charge: grows when a budget is set or removed, or a period begins.
     """
 
     def __init__(self) -> None:
@@ -90,8 +30,9 @@ class Books:
         self._added = AddedBudgets()
         self.changed: set[str] = set()
         self.labels: dict[str, str] = {}
-        self.labels_changed = False
+        self.revision = 0
         self.adopt(parse({}))
+        self._written = self.revision
 
     def adopt(self, terms: Iterable[Terms]) -> None:
         """Take over the budgets of a policy. `roll` must follow before anything else."""
@@ -125,6 +66,13 @@ class Books:
         cluster = [budget for budget in self.budgets.values() if budget.terms.scope == "cluster"]
         self.daily = next(budget for budget in cluster if budget.terms.period == "day")
         self._shared = tuple(cluster)
+        # Whoever reserves names these; the cluster's and operators' bind unnamed.
+        self._nameable = {
+            name: self.budgets[name]
+            for name, terms in self._named.items()
+            if terms.scope != "cluster"
+        }
+        self.revision += 1
         self.end_ns = 0
 
     def roll(self, now: int) -> None:
@@ -141,7 +89,7 @@ class Books:
         self.labels = {name: budget.label for name, budget in self.budgets.items()}
         if self.labels == before:
             return
-        self.labels_changed = True
+        self.revision += 1
         daily = self.daily.terms.name
         new_day = before.get(daily, self.daily.label) != self.daily.label
         for account in list(self.accounts.values()):
@@ -150,57 +98,90 @@ class Books:
                 account.ended = True
                 self.changed.add(account.key)
                 self._put_away_if_over(account)
+            elif label is not None and account.ended:
+                # Its budget is back.
+                account.ended = False
+                self.changed.add(account.key)
 
-    def pick(
-        self, subjects: Iterable[tuple[str, str]], key: str, team: str, model: str, user: str
-    ) -> list[tuple[Budget, Account]]:
+    def pick(self, subjects: Subjects, facts: Facts) -> Picked:
         """The accounts that a charge falls under.
 
         Those are the cluster's always, operators' by whose charge it is, and policy's that are
         named; names of no budget of policy are passed over. An account that is new is not in the
         books yet. Raises Overloaded when there is no room for a new one.
         """
-        picked: dict[str, tuple[Budget, Account]] = {}
+        accounts = self.accounts
+        picked: Picked = []
         for budget in self._shared:
-            account = budget.accounts.get("") or self._find(budget, "")
-            picked[account.key] = (budget, account)
-        of_policy = (pair for pair in subjects if pair[0] in self._named)
-        for name, subject in (*of_policy, *self._added.bound(key, team, model, user)):
-            named = self.budgets[name]
-            if named.terms.scope != "cluster":
-                account = named.accounts.get(subject) or self._find(named, subject)
-                picked[account.key] = (named, account)
-        return list(picked.values())
+            # The cluster's subject is "": the prefix is the whole key.
+            account = accounts.get(budget.prefix)
+            picked.append((budget, Account(budget.prefix) if account is None else account))
+        if len(subjects) > 1:
+            subjects = tuple(dict.fromkeys(subjects))
+        for name, subject in subjects:
+            named = self._nameable.get(name)
+            if named is not None:
+                account = accounts.get(named.prefix + subject)
+                picked.append((named, self.open(named, subject) if account is None else account))
+        if self._added.binding:
+            key, team, user, model, *_ = facts
+            for name, subject in self._added.bound(key, team, model, user):
+                budget = self.budgets[name]
+                picked.append((budget, self.open(budget, subject)))
+        return picked
 
-    def hold(self, picked: Iterable[tuple[Budget, Account]], nanos: int) -> None:
-        """Hold that much for one more charge on each account."""
-        for budget, account in picked:
-            if not account.kept:
-                self.keep(account)
-                budget.accounts[account.subject] = account
-            account.ended = False
-            account.pending += nanos
-            account.open += 1
-            self.changed.add(account.key)
+    def open(self, budget: Budget, subject: str) -> Account:
+        """The account of that subject in the present period; a new one is not kept yet.
 
-    def release(self, accounts: Iterable[Account], held_nanos: int, spent_nanos: int) -> None:
-        """Close one charge: what it held comes free on each account, what it cost is spent."""
-        for account in accounts:
-            account.pending -= held_nanos
-            account.open -= 1
+        Raises Overloaded when there is no room for a new one.
+        """
+        key = budget.prefix + subject
+        account = self.accounts.get(key)
+        if account is not None:
+            return account
+        if len(self.accounts) >= MAX_ACCOUNTS and budget.terms.scope != "cluster":
+            raise Overloaded(
+                f"Budget '{budget.terms.name}' has no room for another "
+                f"{budget.terms.scope}: {MAX_ACCOUNTS:,} accounts are in use."
+            )
+        return Account(key)
+
+    def account(self, key: str) -> Account:
+        """The account with that row key; made up, outside of the books, where there is none."""
+        return self.accounts.get(key) or Account(key)
+
+    def in_force(self, key: str) -> Budget | None:
+        """The budget of the account with that row key, unless that one's period is over."""
+        name, _, rest = key.partition("|")
+        budget = self.budgets.get(name)
+        if budget is None or rest.partition("|")[0] != budget.label:
+            return None
+        return None if budget.terms.scope == "cluster" and key != budget.prefix else budget
+
+    def hold(self, account: Account, nanos: int) -> None:
+        """Hold that much on an account, for one more charge or slice."""
+        if not account.kept:
+            self.keep(account)
+        account.pending += nanos
+        account.open += 1
+
+    def release(self, account: Account, held_nanos: int, spent_nanos: int) -> None:
+        """Close one charge or slice: what it held comes free, what it cost is spent."""
+        account.pending -= held_nanos
+        account.open -= 1
+        if spent_nanos:
             account.posted += spent_nanos
             self.changed.add(account.key)
-            if not account.open:
-                self._put_away_if_over(account)
+        if not account.open:
+            self._put_away_if_over(account)
 
     def correct(self, account: Account, change_nanos: int) -> None:
         """Correct what is spent, unless the account's period is over and put away."""
         if not account.kept:
             found = self.accounts.get(account.key)
             if found is None:
-                budget = self.budgets.get(account.budget)
                 # An account without what is to be taken back is another one of the same name.
-                if budget is None or budget.label != account.label or change_nanos < 0:
+                if change_nanos < 0 or self.in_force(account.key) is None:
                     return
                 found = Account(account.key)
                 self.keep(found)
@@ -214,34 +195,34 @@ class Books:
         yield from self._added.take_rows()
         for key in self.changed:
             account = self.accounts.get(key)
-            if account is None:
+            if account is None or not (account.posted or account.ended or account.recalled_ns):
                 yield Row("accounts", key, None)
             else:
-                value = [account.posted, account.pending, account.open, account.ended]
-                yield Row("accounts", key, value)
+                yield Row("accounts", key, [account.posted, account.ended, account.recalled_ns])
         self.changed = set()
-        if self.labels_changed:
-            self.labels_changed = False
-            yield Row("meta", "periods", self.labels)
+        if self.revision != self._written:
+            self._written = self.revision
+            yield Row("meta", "periods", [self.revision, self.labels])
 
     def load(
         self,
         terms: Iterable[Terms],
         added: Mapping[str, Any],
-        labels: dict[str, str],
+        revised: tuple[int, dict[str, str]],
         accounts: Mapping[str, Any],
     ) -> None:
         """Take over all budgets, the periods that they were last in, and the accounts.
 
-        terms: policy's. added: operators', from their rows. `roll` must follow.
+        terms: policy's. added: operators', from their rows. revised: the row "periods".
+        What is held comes afterwards, with `hold`. `roll` must follow.
         """
         self._added.load(added)
         self.adopt(terms)
-        self.labels = labels
-        for key, (posted, pending, open, ended) in accounts.items():
+        self.revision, self.labels = revised
+        self._written = self.revision
+        for key, (posted, ended, recalled_ns) in accounts.items():
             account = Account(key)
-            account.posted, account.pending, account.open = posted, pending, open
-            account.ended = ended
+            account.posted, account.ended, account.recalled_ns = posted, ended, recalled_ns
             self.keep(account)
 
     def keep(self, account: Account) -> None:
@@ -252,20 +233,5 @@ class Books:
     def _put_away_if_over(self, account: Account) -> None:
         if not account.open and (account.ended or not account.posted):
             account.kept = False
+            self.changed.add(account.key)
             self.accounts.pop(account.key, None)
-            budget = self.budgets.get(account.budget)
-            if budget is not None and budget.label == account.label:
-                budget.accounts.pop(account.subject, None)
-
-    def _find(self, budget: Budget, subject: str) -> Account:
-        key = budget.prefix + subject
-        account = self.accounts.get(key)
-        if account is None:
-            if len(self.accounts) >= MAX_ACCOUNTS and budget.terms.scope != "cluster":
-                raise Overloaded(
-                    f"Budget '{budget.terms.name}' has no room for another "
-                    f"{budget.terms.scope}: {MAX_ACCOUNTS:,} accounts are in use."
-                )
-            return Account(key)
-        budget.accounts[subject] = account
-        return account

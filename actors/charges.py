@@ -1,22 +1,25 @@
 """What callers say about a charge and hear of it, and one charge as the tracker keeps it."""
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-from typing import Any, Literal, NamedTuple
+from datetime import date
+from functools import lru_cache
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
 from actors import fields
-from actors.budgets import Account
+from actors.accounts import Account
 from actors.errors import InvalidRequest
-
-State = Literal["held", "estimated", "actual", "void"]
 
 Subjects = tuple[tuple[str, str], ...]
 """(budget, subject) pairs: the budgets that a charge falls under, and as whose."""
 
 MAX_CHARGE_NANOS = 10**15
 """A million dollars for one provider call is a mistake."""
+
+UNSTORABLE = (TypeError, OverflowError, UnicodeEncodeError)
+"""What packing raises for values that can't be stored."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -53,10 +56,42 @@ class Facts(NamedTuple):
     tags: dict[str, Any]
 
 
+class Paid(NamedTuple):
+    """A call that was paid from slices.
+
+    owner: whose slices. accounts: row keys of all accounts that the call falls under, and of
+    each of which the slice has paid `covered` nano-dollars.
+    amount_nanos: what it cost. reserved: the most that it might have cost.
+    usage, facts: as `Usage` and `Facts`; plain tuples of the same will do, and travel faster.
+    estimated: the cost is not known; this is the most that it can be.
+    day: "YYYY-MM-DD", on which it counts.
+    """
+
+    owner: str
+    charge_id: str
+    accounts: tuple[str, ...]
+    covered: int
+    amount_nanos: int
+    reserved: int
+    usage: Usage
+    facts: Facts
+    estimated: bool
+    day: str
+
+
 class Reserved(NamedTuple):
-    """The money is held. day: the day ("YYYY-MM-DD") on which the charge counts."""
+    """The money is held.
+
+    day: the day ("YYYY-MM-DD") on which the charge counts.
+    accounts: row keys of all accounts that hold it. They are the same for whoever has the
+        same facts and subjects, while the revision is the same.
+    revision: of the budgets; see the view entry "budgets". 0, with no accounts: the charge
+        has been closed meanwhile.
+    """
 
     day: str
+    accounts: tuple[str, ...]
+    revision: int
 
 
 class Exhausted(NamedTuple):
@@ -75,9 +110,9 @@ class Exhausted(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A refusal that is remembered. digest: of the refused content; at_ns: when."""
+    """A refusal that is remembered. check: of the refused contents; at_ns: when."""
 
-    digest: bytes
+    check: int
     reply: Exhausted
     at_ns: int
 
@@ -90,61 +125,64 @@ class Refusal(NamedTuple):
 
 
 class Charge:
-    """One charge: held, estimated, actual or void.
+    """One charge that is held, or posted as estimated.
 
-    The last two keep only what tells a repeat from a mistake.
-
-    digest: of its content. day: on which it counts. reserved: nano-dollars.
-    expires_ns: when a held one is posted as estimated.
-    amount, usage: what an estimate was posted at.
-    closed_ns, order: when it was closed, and after how many others.
+    owner: who holds it. contents: see `contents`. day, revision: as in `Reserved`.
+    reserved: nano-dollars. accounts: that hold it, or on which it was posted.
+    amount, usage, closed_ns: what an estimate was posted at, and when.
     """
 
     __slots__ = (
         "accounts",
         "amount",
         "closed_ns",
+        "contents",
         "day",
-        "digest",
-        "expires_ns",
+        "estimated",
         "facts",
         "id",
-        "order",
+        "owner",
         "reserved",
-        "state",
+        "revision",
         "usage",
     )
 
-    def __init__(self, id: str, state: State, digest: bytes, day: str) -> None:
+    def __init__(
+        self,
+        id: str,
+        owner: str,
+        contents: bytes,
+        day: str,
+        revision: int,
+        reserved: int,
+        accounts: tuple[Account, ...],
+        facts: Facts,
+    ) -> None:
         self.id = id
-        self.state = state
-        self.digest = digest
+        self.owner = owner
+        self.contents = contents
         self.day = day
-        self.reserved = 0
-        self.expires_ns = 0
-        self.accounts: tuple[Account, ...] = ()
-        self.facts: Facts | None = None
-        self.amount = 0
-        self.usage: Usage = Usage()
-        self.closed_ns = 0
-        self.order = 0
+        self.revision = revision
+        self.reserved = reserved
+        self.accounts = accounts
+        self.facts = facts
+        self.estimated = False
 
-    def finish(self, state: Literal["actual", "void"]) -> None:
-        """Reach a state that nothing changes any more; let go of what only changes need."""
-        self.state = state
-        self.accounts, self.facts, self.usage = (), None, _NOTHING
+    def estimate(self, now: int, amount: int, usage: Usage) -> None:
+        """Become an estimate, posted at `amount`."""
+        self.estimated = True
+        self.amount, self.usage, self.closed_ns = amount, usage, now
+
+    def reply(self) -> Reserved:
+        """What its holder hears."""
+        keys = tuple([account.key for account in self.accounts])
+        return Reserved(self.day, keys, self.revision)
 
     def row(self) -> tuple[Any, ...]:
         """Its row, from which `from_row` makes it again."""
-        head = (self.state, self.digest, self.day)
-        if self.state == "held":
-            keys = [account.key for account in self.accounts]
-            return (*head, self.reserved, self.expires_ns, keys, self.facts)
-        if self.state == "estimated":
-            keys = [account.key for account in self.accounts]
-            closed = (self.closed_ns, self.order, self.amount, self.usage)
-            return (*head, self.reserved, self.expires_ns, keys, self.facts, *closed)
-        return (*head, self.closed_ns, self.order)
+        keys = [account.key for account in self.accounts]
+        head = (self.owner, self.day, self.revision, keys, msgspec.Raw(self.contents))
+        return (*head, self.amount, self.usage, self.closed_ns) if self.estimated else head
 
     @classmethod
     def from_row(cls, id: str, row: Sequence[Any], accounts: Mapping[str, Account]) -> "Charge":
@@ -152,40 +190,74 @@ class Charge:
 
         accounts: by key; those that are gone are made up again, outside of the books.
         """
-        state, digest, day, *rest = row
-        charge = cls(id, state, digest, day)
-        if state in ("held", "estimated"):
-            charge.reserved, charge.expires_ns, keys, facts, *rest = rest
-            charge.accounts = tuple(accounts.get(key) or Account(key) for key in keys)
-            charge.facts = Facts(*facts)
-        if state != "held":
-            charge.closed_ns, charge.order, *rest = rest
-        if state == "estimated":
-            charge.amount, usage = rest
-            charge.usage = Usage(*usage)
+        owner, day, revision, keys, told, *estimate = row
+        subjects, reserved, facts = told
+        found = tuple(accounts.get(key) or Account(key) for key in keys)
+        packed = contents(subjects, reserved, facts)
+        charge = cls(id, owner, packed, day, revision, reserved, found, Facts(*facts))
+        if estimate:
+            amount, usage, closed_ns = estimate
+            charge.estimate(closed_ns, amount, Usage(*usage))
         return charge
 
 
-_NOTHING = Usage()
-
-
-def fingerprint(subjects: Subjects, amount_nanos: int, facts: Facts) -> bytes:
-    """A digest of all that must be the same when a charge id comes again.
+def contents(subjects: Sequence[Any], amount_nanos: int, facts: Sequence[Any]) -> bytes:
+    """All that must be the same when a charge id comes again, packed.
 
     Raises InvalidRequest for facts that can't be stored.
     """
     try:
-        packed = _pack((subjects, amount_nanos, facts))
-    except (TypeError, OverflowError, UnicodeEncodeError):
-        raise InvalidRequest(
-            "A charge's facts and tags must be plain values: text without lone surrogates, "
-            "numbers within 64 bits, lists and mappings.",
-            param="facts",
-        ) from None
-    return blake2b(packed, digest_size=16).digest()
+        return _pack((subjects, amount_nanos, facts))
+    except UNSTORABLE:
+        raise unstorable() from None
 
 
-def check_amount(nanos: int) -> None:
+def unstorable() -> InvalidRequest:
+    """The error for facts that can't be stored."""
+    return InvalidRequest(
+        "A charge's facts and tags must be plain values: text without lone surrogates, "
+        "numbers within 64 bits, lists and mappings.",
+        param="facts",
+    )
+
+
+def check_amount(nanos: int, param: str = "amount_nanos") -> None:
     """Raise InvalidRequest unless it is an amount that one provider call can cost."""
     if type(nanos) is not int or not 0 <= nanos <= MAX_CHARGE_NANOS:
-        raise fields.invalid("amount_nanos", f"an integer from 0 to {MAX_CHARGE_NANOS}")
+        raise fields.invalid(param, f"an integer from 0 to {MAX_CHARGE_NANOS}")
+
+
+# A charge that nothing changes any more is one number, of which hundreds of thousands are
+# kept: how it ended, a checksum of its contents, and the day on which it counts.
+
+POSTED, VOID, PAID = 1, 2, 3
+"""How a charge ended: posted, given back, paid from slices (one that was never held)."""
+_CHECK = 2**32 - 1
+
+
+class Closed(NamedTuple):
+    """What is kept of a closed charge: how it ended, a checksum of its contents, its day."""
+
+    end: int
+    check: int
+    day: str
+
+
+def seal(end: int, contents: bytes, day: str) -> int:
+    """A closed charge as one number."""
+    return _ordinal(day) << 34 | crc32(contents) << 2 | end
+
+
+def unseal(seal: int) -> Closed:
+    """The charge that was made a number."""
+    return Closed(seal & 3, seal >> 2 & _CHECK, date.fromordinal(seal >> 34 or 1).isoformat())
+
+
+def checksum(contents: bytes) -> int:
+    """Tells repeats from mistakes where the contents themselves are kept no more."""
+    return crc32(contents)
+
+
+@lru_cache(maxsize=64)
+def _ordinal(day: str) -> int:
+    return date.fromisoformat(day).toordinal()

@@ -1,10 +1,10 @@
 """What every posted charge leaves behind: a ledger row, its part of the sums, overruns."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from actors import ledger
-from actors.charges import Charge, Usage
+from actors.charges import UNSTORABLE, Charge, Facts, Usage, unstorable
 from actors.mechanism import Bookkeeping, Row
 from actors.spending import Spending
 
@@ -26,45 +26,74 @@ class Journal:
         self.overruns = self.overrun_nanos = 0
         self.damage: str | None = None
         self._chain = ledger.Chain()
-        self._counters_changed = False
+        self._entries: list[Row] = []
 
     def write(
         self,
         now: int,
-        charge: Charge,
-        state: Literal["estimated", "actual"],
+        charge_id: str,
+        estimated: bool,
         amount: int,
+        reserved: int,
+        facts: Facts,
         usage: Usage,
-    ) -> int:
-        """Note the cost of a held charge, or the actual one of an estimated charge.
+        day: str,
+    ) -> None:
+        """Note what a charge cost. Raises InvalidRequest, before anything has changed."""
+        state = "estimated" if estimated else "actual"
+        self._enter(now, charge_id, state, amount, amount, reserved, facts, usage, day)
+        self.spending.add(day, facts, amount, 1, usage)
+        if amount > reserved:
+            self.overruns += 1
+            self.overrun_nanos += amount - reserved
 
-        Returns what it adds to the sum of all, nano-dollars.
+    def correct(self, now: int, charge: Charge, amount: int, usage: Usage) -> int:
+        """Note the actual cost of an estimated charge.
+
+        Returns what it adds to the sum of all, nano-dollars. Raises as `write` does.
         """
-        assert charge.facts is not None
-        key, team, user, model, target, version, tags = charge.facts
-        change = amount - charge.amount
-        what = (now, self.cluster, charge.id, state, amount, change, charge.reserved)
-        who = (key, team, user, model, target, version, *usage, charge.day, tags)
-        row_key, row = self._chain.append((*what, *who))
-        self._changed.put(ledger.TABLE, row_key, row)
-        more, calls = usage, 1
-        if charge.state == "estimated":
-            more = Usage(*(new - old for new, old in zip(usage, charge.usage, strict=True)))
-            calls = 0
-        self.spending.add(charge.day, charge.facts, change, calls, more)
+        facts, day, reserved, change = (
+            charge.facts, charge.day, charge.reserved, amount - charge.amount,
+        )  # fmt: skip
+        self._enter(now, charge.id, "actual", amount, change, reserved, facts, usage, day)
+        more = Usage(*(new - old for new, old in zip(usage, charge.usage, strict=True)))
+        self.spending.add(day, facts, change, 0, more)
         # Of each charge only the last word counts.
-        if amount > charge.reserved or charge.amount > charge.reserved:
-            over, before = amount - charge.reserved, charge.amount - charge.reserved
-            self.overruns += (over > 0) - (before > 0)
-            self.overrun_nanos += max(0, over) - max(0, before)
-        self._counters_changed = True
+        over, before = amount - reserved, charge.amount - reserved
+        self.overruns += (over > 0) - (before > 0)
+        self.overrun_nanos += max(0, over) - max(0, before)
         return change
 
+    def _enter(
+        self,
+        now: int,
+        id: str,
+        state: str,
+        amount: int,
+        change: int,
+        reserved: int,
+        facts: Facts,
+        usage: Usage,
+        day: str,
+    ) -> None:
+        key, team, user, model, target, version, tags = facts
+        tokens_in, cached, tokens_out, reasoning = usage
+        try:
+            row_key, row = self._chain.append((
+                now, self.cluster, id, state, amount, change, reserved,
+                key, team, user, model, target, version,
+                tokens_in, cached, tokens_out, reasoning, day, tags,
+            ))  # fmt: skip
+        except UNSTORABLE:
+            raise unstorable() from None
+        self._entries.append(Row(ledger.TABLE, row_key, row))
+
     def take_rows(self) -> Iterable[Row]:
-        """Rows that are made only when asked for, because they change with every charge."""
+        """Rows of what changed since the last call."""
         yield from self.spending.take_rows()
-        if self._counters_changed:
-            self._counters_changed = False
+        if self._entries:
+            yield from self._entries
+            self._entries = []
             chain = self._chain
             counters = [chain.sequence, chain.hash, self.overruns, self.overrun_nanos]
             yield Row(_META, "ledger", counters)

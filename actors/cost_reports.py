@@ -8,6 +8,8 @@ from actors import periods
 from actors.budgets import Books
 from actors.charge_memory import Memory
 from actors.cost_journal import Journal
+from actors.cost_waiting import Line
+from actors.purses import Purses
 from actors.spending import Spending
 
 MAX_LISTED = 1_000
@@ -25,7 +27,7 @@ def summary(books: Books, spending: Spending) -> dict[str, Any]:
     """
     daily = books.daily
     today = daily.label
-    account = daily.accounts.get("") or books.accounts.get(daily.prefix)
+    account = books.accounts.get(daily.prefix)
     posted = account.posted if account else 0
     pending = account.pending if account else 0
     first = periods.day_before(today, AVERAGE_DAYS - 1)
@@ -53,10 +55,13 @@ def summary(books: Books, spending: Spending) -> dict[str, Any]:
     }
 
 
-def status(books: Books, memory: Memory, journal: Journal) -> dict[str, Any]:
+def status(
+    books: Books, memory: Memory, journal: Journal, purses: Purses, line: Line
+) -> dict[str, Any]:
     """What is held and known, and the end of the ledger.
 
-    `pending`: held charges. `accounts`, `remembered`, `refusals`: sizes of what is kept.
+    `pending`, `pending_nanos`: charges that are held. `slices`, `waiting`: how many there are.
+    `accounts`, `remembered`, `refusals`: sizes of what is kept.
     `overruns`: charges that came to more than was held. `damage`: what is wrong with the
     ledger's end, or None.
     """
@@ -67,8 +72,10 @@ def status(books: Books, memory: Memory, journal: Journal) -> dict[str, Any]:
         "posted_today_nanos": journal.spending.nanos(today, today),
         "overruns": journal.overruns,
         "overrun_nanos": journal.overrun_nanos,
+        "slices": purses.count,
+        "waiting": len(line.waiting),
         "accounts": len(books.accounts),
-        "remembered": len(memory.closed),
+        "remembered": len(memory.closed) + len(memory.estimates),
         "refusals": len(memory.refusals),
         "head": list(journal.head()),
         "damage": journal.damage,
@@ -79,23 +86,24 @@ def budgets(books: Books, now: int) -> list[dict[str, Any]]:
     """Each budget's present accounts, fullest first; at most 1,000, the cluster's always.
 
     One that nobody has used has a line too, `subject` being whom it binds (None: each).
-    `available_nanos` is negative when overspent; `resets_in_ns` None: never. `source`: whether
+    `pending_nanos` is held, `lent_nanos` of it in slices. `available_nanos` is negative when
+    overspent; `resets_in_ns` None: never. `source`: whether
     it is policy's or an operator's (`admin`).
     """
     lines: list[dict[str, Any]] = []
-    used: dict[str, list[tuple[int, int, str | None]]] = {}
+    used: dict[str, list[tuple[int, int, int, str | None]]] = {}
     for account in books.accounts.values():
         budget = books.budgets.get(account.budget)
         if budget is not None and budget.label == account.label:
-            line = (account.posted, account.pending, account.subject)
+            line = (account.posted, account.pending, account.lent, account.subject)
             used.setdefault(budget.terms.name, []).append(line)
     for name, budget in books.budgets.items():
         terms = budget.terms
-        nothing = [(0, 0, "" if terms.scope == "cluster" else terms.subject)]
-        for posted, pending, subject in nsmallest(
+        nothing = [(0, 0, 0, "" if terms.scope == "cluster" else terms.subject)]
+        for posted, pending, lent, subject in nsmallest(
             MAX_LISTED,
             used.get(name, nothing),
-            key=lambda line: (-line[0] - line[1], line[2] or ""),
+            key=lambda line: (-line[0] - line[1], line[3] or ""),
         ):
             lines.append(
                 {
@@ -107,6 +115,7 @@ def budgets(books: Books, now: int) -> list[dict[str, Any]]:
                     "amount_nanos": terms.amount_nanos,
                     "posted_nanos": posted,
                     "pending_nanos": pending,
+                    "lent_nanos": lent,
                     "available_nanos": terms.amount_nanos - posted - pending,
                     "resets_in_ns": budget.resets_in_ns(now),
                     "source": books.source(name),

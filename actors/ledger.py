@@ -2,7 +2,7 @@
 
 Whoever changes, removes or inserts a row breaks the chain behind it, and whoever cuts
 off its end or writes it anew from somewhere on misses the head, which is also kept
-outside the database. A row is hashed as it is stored (msgpack).
+outside the database. A row is hashed as it is stored (msgpack), and packed only once.
 """
 
 from collections.abc import Iterable
@@ -81,12 +81,16 @@ class Chain:
         self.sequence = sequence
         self.hash = hash
 
-    def append(self, fields: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-        """Chain a row on: the fields of `Entry` from `at_ns` on. Returns its key and value."""
-        self.sequence += 1
-        value = (self.sequence, self.hash, *fields)
-        self.hash = _hash(value)
-        return row_key(self.sequence), value
+    def append(self, fields: tuple[Any, ...]) -> tuple[str, msgspec.Raw]:
+        """Chain a row on: the fields of `Entry` from `at_ns` on. Returns its key and value.
+
+        What packing raises, it raises before anything has changed.
+        """
+        sequence = self.sequence + 1
+        packed = _pack((sequence, self.hash, *fields))
+        self.sequence = sequence
+        self.hash = sha256(packed).digest()
+        return row_key(sequence), msgspec.Raw(packed)
 
     def head(self) -> Head:
         """Number and hash (hex) of the last row."""
@@ -117,14 +121,10 @@ def verify(
             return Damage(sequence, f"row {sequence} is missing, or one was put in before it")
         if value[1] != previous:
             return Damage(sequence, "does not continue the row before it: one of them was changed")
-        previous = _hash(value)
+        previous = sha256(_pack(value)).digest()
         witnessed = witnessed or (sequence, previous.hex()) == tuple(witness or ())
     if (sequence, previous.hex()) != tuple(head):
         return Damage(sequence, f"ends at row {sequence}, which is not the head {tuple(head)}")
     if not witnessed:
         return Damage(sequence, f"does not pass through the head noted outside, {witness}")
     return None
-
-
-def _hash(value: Any) -> bytes:
-    return sha256(_pack(value)).digest()

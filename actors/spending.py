@@ -37,11 +37,18 @@ class Spending:
         self._sums: dict[Identity, list[int]] = {}
         self._days: dict[str, int] = {}
         self._per_day: dict[str, int] = {}
-        self._changed: set[Identity] = set()
+        self._changed: dict[Identity, list[int] | None] = {}
+        self._oldest = ""
 
     def add(self, day: str, facts: Facts, nanos: int, calls: int, usage: Usage) -> None:
-        """Count a call, or (calls 0) a correction of one; nanos and usage may be negative."""
-        identity = (day, facts.key, facts.team, facts.model)
+        """Count a call, or (calls 0) a correction of one; nanos and usage may be negative.
+
+        A day that is too old to be asked for counts nowhere.
+        """
+        if day < self._oldest:
+            return
+        key, team, _, model, *_ = facts
+        identity = (day, key, team, model)
         found = self._sums.get(identity)
         if found is None:
             if self._per_day.get(day, 0) >= MAX_SUMS_PER_DAY:
@@ -54,7 +61,7 @@ class Spending:
         found[2] += tokens_in
         found[3] += tokens_out
         self._days[day] += nanos
-        self._changed.add(identity)
+        self._changed[identity] = found
 
     def by(self, by: str, days: int, today: str) -> list[Spent]:
         """The last `days` days, today included, summed up: dearest first, days in order."""
@@ -81,22 +88,21 @@ class Spending:
 
     def prune(self, today: str) -> None:
         """Forget the days that are too old to be asked for."""
-        first = periods.day_before(today, KEEP_DAYS - 1)
+        first = self._oldest = periods.day_before(today, KEEP_DAYS - 1)
         if (self.first_day() or first) >= first:
             return
         for identity in [each for each in self._sums if each[0] < first]:
             del self._sums[identity]
-            self._changed.add(identity)
+            self._changed[identity] = None
         for day in [each for each in self._days if each < first]:
             del self._days[day], self._per_day[day]
 
     def take_rows(self) -> Iterable[Row]:
         """Rows of the sums that changed since the last call."""
-        for identity in self._changed:
-            sums = self._sums.get(identity)
-            key = "|".join(f"{len(part)}:{part}" for part in identity)
+        for identity, sums in self._changed.items():
+            key = "|".join([f"{len(part)}:{part}" for part in identity])
             yield Row(TABLE, key, sums and [*identity, *sums])
-        self._changed = set()
+        self._changed = {}
 
     def load_row(self, value: list[Any]) -> None:
         """Take over a sum from its row."""

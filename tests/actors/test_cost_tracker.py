@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from actors import charge_memory, cost_tracker
+from actors import charge_memory, two_phase
 from actors.charges import MAX_CHARGE_NANOS, Subjects
 from actors.cost_tracker import CostTracker, Exhausted, Facts, Reserved, Usage
 from actors.errors import IdempotencyMismatch, InvalidRequest, Overloaded
@@ -13,10 +13,10 @@ from actors.store import as_plain
 SECOND = 10**9
 HOUR = 3600 * SECOND
 NOON = 1_763_899_200 * SECOND  # 2025-11-23 12:00 UTC, a Sunday
-LIFETIME = 600 * SECOND
 FACTS = Facts("key-1", "team-1", "ann", "fast", "openai/gpt", "v1", {"app": "crm"})
 TEAM: Subjects = (("team", "team-1"),)
 DAILY = 500 * 10**9
+KEYS = ("daily|2025-11-23|", "team|2025-11-23|team-1")
 
 
 def budget(name: str, scope: str, amount: int, period: str = "day") -> dict[str, Any]:
@@ -43,14 +43,14 @@ def account(of: CostTracker, name: str, now: int = NOON, subject: str | None = N
 
 def entries(rows: list[Row]) -> list[Entry]:
     """The ledger rows among them."""
-    return [Entry(*row.value) for row in rows if row.table == "ledger"]
+    return [Entry(*as_plain(row.value)) for row in rows if row.table == "ledger"]
 
 
 def reserve(of: CostTracker, id: str, amount: int, now: int = NOON, **other: Any) -> Any:
     """Reserve on the team's budget, unless `subjects` or other arguments say otherwise."""
     subjects = other.get("subjects", TEAM)
-    facts, lifetime = other.get("facts", FACTS), other.get("lifetime", LIFETIME)
-    return of.reserve(now, "c", id, subjects, amount, lifetime, facts)
+    facts, max_wait = other.get("facts", FACTS), other.get("max_wait", 0)
+    return of.reserve(now, "c", id, subjects, amount, max_wait, facts)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def hundred() -> CostTracker:
 def test_posting_part_gives_the_rest_back() -> None:
     """Reserve 123, post 100: nothing is pending, 100 are posted, 23 are free again."""
     costs = tracker(budget("team", "team", 123))
-    assert reserve(costs, "a", 123) == Reserved("2025-11-23")
+    assert isinstance(reserve(costs, "a", 123), Reserved)
     assert account(costs, "team") == (0, 123, 0)
     assert costs.post(NOON, "c", "a", 100, Usage(7, 0, 3, 0)) == "posted"
     assert account(costs, "team") == (100, 0, 23)
@@ -75,7 +75,7 @@ def test_voiding_gives_all_back(hundred: CostTracker) -> None:
     assert hundred.void(NOON, "c", "a") == "voided"
     assert account(hundred, "daily") == (0, 0, DAILY)
     assert account(hundred, "team") is None
-    assert reserve(hundred, "b", 100) == Reserved("2025-11-23")
+    assert isinstance(reserve(hundred, "b", 100), Reserved)
 
 
 def test_a_charge_is_closed_once(hundred: CostTracker) -> None:
@@ -127,13 +127,14 @@ def test_estimate_of_nothing_is_replaced_in_full(hundred: CostTracker) -> None:
 
 
 def test_same_id_same_content_same_reply(hundred: CostTracker) -> None:
-    """A repeat gets the first reply, before and after closing, and holds nothing more."""
-    assert reserve(hundred, "a", 60) == reserve(hundred, "a", 60) == Reserved("2025-11-23")
-    assert reserve(hundred, "a", 60, lifetime=1) == Reserved("2025-11-23")
+    """A repeat gets the first reply, and holds nothing more; once closed, no accounts."""
+    told = Reserved("2025-11-23", KEYS, hundred.view("budgets", NOON)["revision"])
+    assert reserve(hundred, "a", 60) == reserve(hundred, "a", 60) == told
+    assert reserve(hundred, "a", 60, max_wait=1) == told
     assert account(hundred, "team") == (0, 60, 40)
     hundred.post(NOON, "c", "a", 60, Usage())
     hundred.take_changes()
-    assert reserve(hundred, "a", 60) == Reserved("2025-11-23")
+    assert reserve(hundred, "a", 60) == Reserved("2025-11-23", (), 0)
     assert hundred.take_changes().rows == []
 
 
@@ -172,14 +173,14 @@ def test_too_little_left_is_refused(hundred: CostTracker) -> None:
     assert reserve(hundred, "b", 50) == Exhausted("team", "team-1", 100, 30, 12 * HOUR)
     assert account(hundred, "team") == (70, 0, 30)
     assert account(hundred, "daily") == (70, 0, DAILY - 70)
-    assert reserve(hundred, "c", 30) == Reserved("2025-11-23")
+    assert isinstance(reserve(hundred, "c", 30), Reserved)
 
 
 def test_pending_counts_as_spent(hundred: CostTracker) -> None:
     """What is held is not available to anybody else."""
     reserve(hundred, "a", 70)
     assert isinstance(reserve(hundred, "b", 31), Exhausted)
-    assert reserve(hundred, "c", 30) == Reserved("2025-11-23")
+    assert isinstance(reserve(hundred, "c", 30), Reserved)
 
 
 def test_refusal_is_sticky_for_its_id(hundred: CostTracker) -> None:
@@ -189,14 +190,14 @@ def test_refusal_is_sticky_for_its_id(hundred: CostTracker) -> None:
     hundred.void(NOON, "c", "a")
     later = NOON + 60 * SECOND
     assert reserve(hundred, "b", 50, later).resets_in_ns == 12 * HOUR - 60 * SECOND
-    assert reserve(hundred, "c", 50, later) == Reserved("2025-11-23")
+    assert isinstance(reserve(hundred, "c", 50, later), Reserved)
     assert hundred.post(later, "c", "b", 5, Usage()) == "unknown"
     assert hundred.void(later, "c", "b") == "unknown"
 
 
 def test_refusal_is_forgotten_after_ten_minutes(hundred: CostTracker) -> None:
     """The memory of refusals ends, so that it stays small."""
-    reserve(hundred, "a", 100, lifetime=HOUR)
+    reserve(hundred, "a", 100)
     reserve(hundred, "b", 50)
     hundred.void(NOON, "c", "a")
     assert isinstance(reserve(hundred, "b", 50, NOON + 599 * SECOND), Exhausted)
@@ -220,14 +221,14 @@ def test_i7_all_budgets_or_none() -> None:
     assert isinstance(reserve(costs, "a", 11, subjects=both), Exhausted)
     assert account(costs, "team") is None
     assert account(costs, "daily") == (0, 0, DAILY)
-    assert reserve(costs, "b", 10, subjects=both) == Reserved("2025-11-23")
+    assert isinstance(reserve(costs, "b", 10, subjects=both), Reserved)
     assert account(costs, "team") == (0, 10, 90)
 
 
 def test_subjects_have_accounts_of_their_own(hundred: CostTracker) -> None:
     """One team's spending leaves another's budget alone."""
     reserve(hundred, "a", 100)
-    assert reserve(hundred, "b", 100, subjects=(("team", "team-2"),)) == Reserved("2025-11-23")
+    assert isinstance(reserve(hundred, "b", 100, subjects=(("team", "team-2"),)), Reserved)
     assert account(hundred, "team", subject="team-2") == (0, 100, 0)
 
 
@@ -248,7 +249,7 @@ def test_budget_named_twice_counts_once(hundred: CostTracker) -> None:
 
 def test_unknown_budget_is_passed_over(hundred: CostTracker) -> None:
     """A name that policy has just taken away is no error; the cluster's budget still holds."""
-    assert reserve(hundred, "a", 10, subjects=(("gone", "x"),)) == Reserved("2025-11-23")
+    assert reserve(hundred, "a", 10, subjects=(("gone", "x"),)).accounts == ("daily|2025-11-23|",)
     assert account(hundred, "daily") == (0, 10, DAILY - 10)
 
 
@@ -282,23 +283,19 @@ def test_free_calls_are_never_refused(hundred: CostTracker) -> None:
     """An amount of 0 is admitted on a spent budget, and posted like any other."""
     reserve(hundred, "a", 100)
     hundred.post(NOON, "c", "a", 150, Usage())
-    assert reserve(hundred, "b", 0) == Reserved("2025-11-23")
+    assert isinstance(reserve(hundred, "b", 0), Reserved)
     assert hundred.post(NOON, "c", "b", 0, Usage(5, 0, 5, 0)) == "posted"
     assert hundred.spend(NOON, "c", "team", 1)[0].calls == 2
 
 
-def test_lifetime_end_posts_the_estimate(hundred: CostTracker) -> None:
-    """What nobody closed in time is posted as estimated at what was held; a bill corrects it."""
-    reserve(hundred, "a", 60, lifetime=5 * SECOND)
-    assert hundred.advance(NOON + 1) == NOON + 5 * SECOND
-    hundred.advance(NOON + 5 * SECOND - 1)
-    assert account(hundred, "team") == (0, 60, 40)
-    hundred.advance(NOON + 5 * SECOND)
-    assert account(hundred, "team") == (60, 0, 40)
-    assert entries(hundred.take_changes().rows)[-1].state == "estimated"
-    assert hundred.void(NOON + 6 * SECOND, "c", "a") == "already_posted"
-    assert hundred.post(NOON + 6 * SECOND, "c", "a", 10, Usage()) == "replaced"
-    assert account(hundred, "team") == (10, 0, 90)
+def test_time_alone_frees_nothing(hundred: CostTracker) -> None:
+    """I2, I12: what is held stays held, for days, until its holder or a bury ends it."""
+    reserve(hundred, "a", 60)
+    later = NOON + 3 * 24 * HOUR
+    hundred.advance(later)
+    assert hundred.status(later, "c")["pending_nanos"] == 60
+    assert hundred.post(later, "c", "a", 10, Usage()) == "posted"
+    assert hundred.status(later, "c")["pending_nanos"] == 0
 
 
 def test_ledger_row_says_everything(hundred: CostTracker) -> None:
@@ -321,7 +318,11 @@ def test_head_of_the_ledger_shows_lost_rows(hundred: CostTracker) -> None:
     reserve(hundred, "a", 10)
     hundred.post(NOON, "c", "a", 10, Usage())
     sequence, hash = hundred.head()
-    rows = [as_plain(row) for row in hundred.take_changes().rows if row.table != "ledger"]
+    rows = [
+        as_plain(row)
+        for row in hundred.take_changes().rows
+        if row.table != "ledger" and row.value is not None
+    ]
 
     def damage(head: tuple[int, str] | None) -> Any:
         found = CostTracker()
@@ -362,18 +363,20 @@ def test_memory_is_bounded(hundred: CostTracker, monkeypatch: pytest.MonkeyPatch
     """Closed charges, refusals and held charges are bounded; rows go with what is forgotten."""
     monkeypatch.setattr(charge_memory, "MAX_CLOSED", 5)
     monkeypatch.setattr(charge_memory, "MAX_REFUSALS", 5)
-    monkeypatch.setattr(cost_tracker, "MAX_HELD", 3)
+    monkeypatch.setattr(two_phase, "MAX_HELD", 3)
     kept: dict[tuple[str, str], Any] = {}
     for n in range(20):
         reserve(hundred, f"a{n}", 1)
         hundred.post(NOON, "c", f"a{n}", 1, Usage())
         reserve(hundred, f"b{n}", 1_000)
-    for row in hundred.take_changes().rows:
-        kept[row.table, row.key] = row.value
+        hundred.advance(NOON)
+        for row in hundred.take_changes().rows:
+            kept[row.table, row.key] = row.value
     status = hundred.status(NOON, "c")
     assert (status["remembered"], status["refusals"]) == (5, 5)
     stored = [table for (table, _), value in kept.items() if value is not None]
-    assert (stored.count("charges"), stored.count("refusals")) == (5, 5)
+    assert (stored.count("closed"), stored.count("refusals")) == (5, 5)
+    assert stored.count("charges") == 0
     for n in range(3):
         reserve(hundred, f"c{n}", 1)
     with pytest.raises(Overloaded):

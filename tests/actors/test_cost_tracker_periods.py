@@ -31,7 +31,7 @@ def tracker(*budgets: dict[str, Any]) -> CostTracker:
 
 def spend(on: CostTracker, id: str, nanos: int, now: int, facts: Facts = FACTS) -> Any:
     """Reserve and post that much."""
-    reply = on.reserve(now, "c", id, (("team", facts.team),), nanos, DAY, facts)
+    reply = on.reserve(now, "c", id, (("team", facts.team),), nanos, 0, facts)
     on.post(now, "c", id, nanos, Usage(10, 0, 5, 0))
     return reply
 
@@ -53,7 +53,7 @@ def line(of: CostTracker, name: str, now: int) -> dict[str, Any]:
 def test_budget_starts_anew_by_the_clock(period: str, zone: str, before: int, after: int) -> None:
     """A spent budget is whole again with its next local period, without any restart."""
     costs = tracker(budget("team", "team", 100, period, zone))
-    assert spend(costs, "a", 100, NOON) == Reserved("2025-11-23")
+    assert spend(costs, "a", 100, NOON).day == "2025-11-23"
     refused = spend(costs, "b", 1, before)
     assert isinstance(refused, Exhausted)
     assert refused.resets_in_ns == 1
@@ -72,7 +72,7 @@ def test_total_budget_never_starts_anew() -> None:
 def test_charge_counts_on_the_day_of_its_reservation() -> None:
     """Reserved yesterday, posted today: yesterday's spending, and none of today's budget."""
     costs = tracker(budget("team", "team", 100, "day"))
-    costs.reserve(MIDNIGHT - 1, "c", "a", (("team", "team-1"),), 100, DAY, FACTS)
+    costs.reserve(MIDNIGHT - 1, "c", "a", (("team", "team-1"),), 100, 0, FACTS)
     assert isinstance(spend(costs, "b", 100, MIDNIGHT), Reserved)
     assert costs.post(MIDNIGHT + HOUR, "c", "a", 80, Usage()) == "posted"
     assert line(costs, "team", MIDNIGHT + HOUR)["posted_nanos"] == 100
@@ -81,13 +81,13 @@ def test_charge_counts_on_the_day_of_its_reservation() -> None:
     # Its account went with it.
     accounts = {row.key: row.value for row in costs.take_changes().rows if row.table == "accounts"}
     assert accounts["team|2025-11-23|team-1"] is None
-    assert accounts["team|2025-11-24|team-1"] == [100, 0, 0, False]
+    assert accounts["team|2025-11-24|team-1"] == [100, False, 0]
 
 
 def test_estimate_of_yesterday_is_corrected_yesterday() -> None:
     """An actual cost that comes after midnight corrects the day of the reservation."""
     costs = tracker()
-    costs.reserve(MIDNIGHT - 9, "c", "a", (), 100, DAY, FACTS)
+    costs.reserve(MIDNIGHT - 9, "c", "a", (), 100, 0, FACTS)
     costs.post(MIDNIGHT - 8, "c", "a", 100, Usage(), True)
     assert costs.post(MIDNIGHT + 8, "c", "a", 30, Usage()) == "replaced"
     assert costs.spend(MIDNIGHT + 9, "c", "day", 2) == [("2025-11-23", 30, 1, 0, 0)]
@@ -179,7 +179,7 @@ def test_summary() -> None:
     for day in range(10):  # 23 November to 2 December, 1 dollar more each day
         spend(costs, f"a{day}", (day + 1) * 10**9, NOON + day * DAY)
     now = NOON + 9 * DAY + HOUR
-    costs.reserve(now, "c", "held", (), 0, DAY, FACTS)
+    costs.reserve(now, "c", "held", (), 0, 0, FACTS)
     assert costs.summary(now, "c") == {
         "today_cost": 10.0, "daily_budget": 10.0, "budget_used_percentage": 100.0,
         "remaining_budget": 0.0, "average_daily_cost_7d": 7.0,
@@ -197,7 +197,7 @@ def test_summary_of_the_first_day() -> None:
     assert nothing["daily_budget"] == nothing["remaining_budget"] == 500.0
     assert nothing["average_daily_cost_7d"] == nothing["projected_monthly_cost"] == 0.0
     spend(costs, "a", 2 * 10**9, NOON)
-    costs.reserve(NOON, "c", "b", (), 10**9, DAY, FACTS)
+    costs.reserve(NOON, "c", "b", (), 10**9, 0, FACTS)
     first = costs.summary(NOON, "c")
     assert (first["average_daily_cost_7d"], first["projected_monthly_cost"]) == (2.0, 2.0 + 7 * 2.0)
     assert (first["pending_nanos"], first["budget_used_percentage"]) == (10**9, 0.4)
@@ -237,7 +237,7 @@ def test_sums_and_accounts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = tracker(budget("team", "team", 100, "day"))
     for n in range(6):
         facts = FACTS._replace(key=f"key-{n}")
-        costs.reserve(NOON, "c", f"a{n}", (), 1, DAY, facts)
+        costs.reserve(NOON, "c", f"a{n}", (), 1, 0, facts)
         costs.post(NOON, "c", f"a{n}", 1, Usage(), True)
         costs.post(NOON, "c", f"a{n}", 2, Usage())
     lines = costs.spend(NOON, "c", "key", 1)

@@ -48,7 +48,7 @@ def test_any_changed_field_is_found(length: int, data: st.DataObject) -> None:
     value = list(rows[at][1])
     old = value[field]
     value[field] = data.draw(
-        (st.integers() | st.text() | st.binary()).filter(lambda new: new != old)
+        (st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary()).filter(lambda new: new != old)
         if not isinstance(old, int)
         else st.integers(-(2**63), 2**64 - 1).filter(lambda new: new != old)
     )
@@ -63,6 +63,17 @@ def test_any_removed_row_is_found(length: int, data: st.DataObject) -> None:
     gone = data.draw(st.sets(st.integers(0, length - 1), min_size=1))
     left = [row for n, row in enumerate(rows) if n not in gone]
     assert isinstance(verify(left, head), Damage)
+
+
+def test_a_row_that_can_not_be_packed_changes_nothing() -> None:
+    """The chain goes on where it was."""
+    chain = Chain()
+    chain.append((1, *["x"] * 17, {}))
+    head = chain.head()
+    for bad in (object(), 1 << 70, "\ud800"):
+        with pytest.raises((TypeError, OverflowError, UnicodeEncodeError)):
+            chain.append((bad, *["x"] * 17, {}))
+        assert chain.head() == head
 
 
 def test_damage_says_where() -> None:
@@ -87,6 +98,7 @@ def test_rewritten_ledger_misses_the_head_noted_outside() -> None:
     """Who rewrites all rows and the head within the database is still found out."""
     _, _, heads = ledger(5)
     forged = Chain()
-    rows = [forged.append((n, *["x"] * 17, {})) for n in range(6)]
+    made = [forged.append((n, *["x"] * 17, {})) for n in range(6)]
+    rows = [(key, as_plain(value)) for key, value in made]
     assert verify(rows, forged.head()) is None
     assert isinstance(verify(rows, forged.head(), heads[5]), Damage)
