@@ -6,6 +6,7 @@ from typing import Protocol
 
 from actors.charges import Usage
 from actors.errors import DeadlineExceeded, ProviderError, ProviderTimeout, RaygateError
+from deployments.deadline import Deadline
 from deployments.providers.base import FailureKind, ProviderFailure, StreamAnswer
 from deployments.providers.sse import StreamTail
 
@@ -55,7 +56,7 @@ class LiveStream:
         self._first_byte_ns = first_byte_ns
         self._tail = tail
         self._ending = ending
-        self._deadline = deadline
+        self._deadline = Deadline(deadline)
         self._input_tokens = input_tokens
         self._read_usage = read_usage
         self._kept: list[bytes] | None = [] if keep_bytes else None
@@ -79,7 +80,7 @@ class LiveStream:
         if self.finished:
             return None
         try:
-            async with asyncio.timeout_at(self._deadline):
+            with self._deadline:
                 return await self._read()
         except TimeoutError:
             raise DeadlineExceeded(
@@ -105,7 +106,7 @@ class LiveStream:
     async def abandon(self) -> None:
         """Break it off; what was seen is charged as an estimate."""
         if not self.finished:
-            self.finished = True
+            self._finish()
             self._ending.abandoned(self._seen())
             self._on_complete(None, self._seen())
             await self._source.aclose()
@@ -128,14 +129,14 @@ class LiveStream:
         return rest or None
 
     async def _complete(self) -> None:
-        self.finished = True
+        self._finish()
         told = self._read_usage(self._tail.usage())
-        self.usage = self._ending.succeeded(told, self._seen(), self._first_byte_ns)
+        self.usage = self._ending.succeeded(told, told or self._seen(), self._first_byte_ns)
         self._on_complete(b"".join(self._kept) if self._kept is not None else None, self.usage)
         await self._source.aclose()
 
     async def _break_off(self, failure: ProviderFailure) -> None:
-        self.finished = True
+        self._finish()
         # A usage that came before the break is what will be billed.
         self.usage = self._read_usage(self._tail.usage()) or self._seen()
         self._ending.lost("reset", self.usage)
@@ -143,6 +144,10 @@ class LiveStream:
         await self._source.aclose()
         kind = ProviderTimeout if failure.kind == "timeout" else ProviderError
         raise kind(f"The stream broke off: {failure.message}.", should_retry=False)
+
+    def _finish(self) -> None:
+        self.finished = True
+        self._deadline.close()
 
     def _keep(self, chunk: bytes) -> None:
         if self._kept is not None:
@@ -155,4 +160,4 @@ class LiveStream:
     def _seen(self) -> Usage:
         """What the client has been sent, in tokens, as well as bytes tell."""
         output = -(-self._tail.content_bytes // _BYTES_PER_TOKEN)
-        return Usage(input=self._input_tokens, output=max(output, int(self._tail.saw_content)))
+        return Usage(input=self._input_tokens, output=output)

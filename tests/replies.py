@@ -1,16 +1,23 @@
 """Reading what a gateway sends: streams, errors, and what its provider saw."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import aiohttp
 import orjson
 
+from deployments.providers.base import StreamAnswer
 from deployments.providers.simulated_log import CallRecord, join
 from tests.stack import Stack
 
 Event = tuple[str, Any]
+
+
+async def chunks_of(stream: StreamAnswer) -> AsyncIterator[bytes]:
+    """A provider's stream as it arrives, to its end."""
+    while chunk := await stream.read():
+        yield chunk
 
 
 def events(text: str) -> list[Event]:

@@ -4,7 +4,7 @@ The seam knows nothing of money, limits or breakers: one call goes in, one answe
 `ProviderFailure` comes out, and nothing here ever sends a call a second time.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from math import isfinite
@@ -54,7 +54,7 @@ class StreamAnswer(Protocol):
     """A reply whose body is still arriving.
 
     status, headers, first_byte_ns: as in `Answer`.
-    body: the whole body when the status is not 200 (then there are no chunks), else empty.
+    body: the whole body when the status is not 200 (then there is nothing to read), else empty.
     """
 
     status: int
@@ -67,10 +67,6 @@ class StreamAnswer(Protocol):
 
         May be cancelled and called again: nothing is lost by it.
         """
-        ...
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive; `ProviderFailure` when it ends before its end."""
         ...
 
     async def aclose(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from time import monotonic_ns
 
 import aiohttp
@@ -223,11 +222,6 @@ class OpenAIStream:
         if self._size > provider._max_answer_bytes:
             raise provider._too_long()
         return chunk
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body's bytes as they arrive; `ProviderFailure` when it ends before its end."""
-        while chunk := await self.read():
-            yield chunk
 
     async def aclose(self) -> None:
         """Let the connection go: kept for reuse when the body was read to its end, else cut."""

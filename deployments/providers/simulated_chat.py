@@ -1,6 +1,7 @@
 """The simulated provider's chat endpoint: one call from its first byte to its last."""
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class ChatCompletions:
             probe=headers.get(b"x-raygate-probe") == b"1",
             model=model if isinstance(model, str) else None,
             stream=raw.get("stream") is True,
+            question=_question(raw.get("messages")),
         )
         try:
             if refusal is not None:
@@ -266,6 +268,15 @@ def _parsed(body: bytes) -> tuple[dict[str, Any], Refusal | None]:
         return parse_object(body), None
     except Refusal as refusal:
         return {}, refusal
+
+
+def _question(messages: Any) -> str:
+    """By which a log's reader knows the same question again: 64 bits of a hash, in hex."""
+    try:
+        return hashlib.blake2b(orjson.dumps(messages), digest_size=8).hexdigest()
+    except TypeError:
+        # Nested too deeply; the call is answered, or refused, all the same.
+        return ""
 
 
 def _text(value: bytes | None) -> str | None:

@@ -4,7 +4,7 @@ One JSON line when a call begins and one when it ends, appended with one write e
 provider that is killed leaves its open calls on record too. `join` puts the pairs together.
 
     {"event": "started", "id", "charge_id", "admitted_ns", "probe", "model", "stream",
-     "in_flight", "probes_in_flight", "started_ns"}
+     "question", "in_flight", "probes_in_flight", "started_ns"}
     {"event": "ended", "id", "outcome", "status", "input_tokens", "output_tokens", "ended_ns"}
 """
 
@@ -31,6 +31,7 @@ class CallRecord(NamedTuple):
         still open when the provider died.
     input_tokens, output_tokens: what is billed for it: nothing for an error, a throttled or a
         hanging call; for one that broke off, the prompt and what was produced by then.
+    question: a digest of the messages, the same for the same ones; "" where there is none.
     """
 
     id: str
@@ -47,6 +48,7 @@ class CallRecord(NamedTuple):
     status: int | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    question: str = ""
 
 
 @dataclass(slots=True)
@@ -130,6 +132,7 @@ class CallLog:
         probe: bool,
         model: str | None,
         stream: bool,
+        question: str = "",
     ) -> OpenCall:
         """Record that a call came in."""
         self._count += 1
@@ -149,6 +152,7 @@ class CallLog:
                 "probe": probe,
                 "model": model,
                 "stream": stream,
+                "question": question,
                 "in_flight": flight.in_flight,
                 "probes_in_flight": flight.probes_in_flight,
                 "started_ns": time_ns(),

@@ -1,8 +1,8 @@
 """Following a stream of server-sent events while it is relayed byte by byte.
 
-Events are told apart by their blank line and looked at with two regular expressions; JSON is
-parsed once, at the end. Quotes within a JSON string are always escaped, so a pattern that begins
-with an unescaped `"name":` never matches inside somebody's text.
+What passes is searched for a few words, and only where one of them is found are events told apart
+and looked at; JSON is parsed once, at the end. Quotes within a JSON string are always escaped, so
+a pattern that begins with an unescaped `"name":` never matches inside somebody's text.
 
 Source: WHATWG HTML, "Server-sent events"; lines may end in LF or CRLF.
 """
@@ -15,14 +15,23 @@ import orjson
 MAX_EVENT_BYTES = 256 * 1024
 """A longer event is relayed unseen: no usage is looked for in it, and all of it is content."""
 
+SAMPLE_BYTES = 64 * 1024
+"""Of a longer stream, this much is searched for text, and the rest is taken to be like it."""
+
+# Up to the first blank line. Those before an event are no part of it: they can be relayed before
+# it is known.
+_EVENT = re.compile(rb"[\r\n]*+((?:[^\n]*+\n(?!\r?\n))*+[^\n]*+\n\r?\n)")
 _BOUNDARY = re.compile(rb"\n\r?\n")
+# In a string that stands in its line as a whole, so that it does not matter how many events are
+# searched at once.
 _TEXT = re.compile(
-    rb'"(?:content|reasoning_content|reasoning|refusal|arguments|text)"\s*:\s*'
-    rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+    rb'"(?:content|reasoning_content|reasoning|refusal|arguments|text)"[ \t]*+:[ \t]*+'
+    rb'"([^"\\\n]*+(?:\\.[^"\\\n]*+)*+)"'
 )
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _DATA = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+_DONE = (b"data: [DONE]", b"data:[DONE]")
 
 
 class StreamTail:
@@ -31,9 +40,6 @@ class StreamTail:
     keep_usage: False when the client did not ask for usage: the usage-only event that was ordered
         for our own sake is then withheld from it.
 
-    events: events with data that were seen, the final `[DONE]` not counted.
-    content_bytes: bytes of generated text, tool arguments and reasoning, as written in JSON.
-    saw_content: whether there was any.
     done: whether `[DONE]` came.
     failed: whether an event was an error object: the provider failed in mid-stream.
 
@@ -45,13 +51,13 @@ class StreamTail:
     __slots__ = (
         "_held",
         "_keep_usage",
+        "_long",
         "_passed",
+        "_sample",
+        "_seen",
         "_usage_event",
-        "content_bytes",
         "done",
-        "events",
         "failed",
-        "saw_content",
     )
 
     def __init__(self, keep_usage: bool) -> None:
@@ -59,16 +65,20 @@ class StreamTail:
         self._held = b""
         self._passed = 0
         self._usage_event: bytes | None = None
-        self.events = 0
-        self.content_bytes = 0
-        self.saw_content = False
+        self._long = 0
+        self._seen = 0
+        self._sample: list[bytes] = []
         self.done = False
         self.failed = False
 
     @property
-    def mid_event(self) -> bool:
-        """Whether what was relayed so far ends within an event (only within a very long one)."""
-        return self._passed > 0
+    def content_bytes(self) -> int:
+        """Bytes of generated text, tool arguments and reasoning, as written in JSON."""
+        sample = b"".join(self._sample)[:SAMPLE_BYTES]
+        text = sum(map(len, _TEXT.findall(sample)))
+        if self._seen > SAMPLE_BYTES:
+            text = text * self._seen // SAMPLE_BYTES
+        return text + self._long
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes from upstream; returns what may be relayed now, perhaps nothing.
@@ -76,35 +86,26 @@ class StreamTail:
         The chunk itself comes back, uncopied, when it holds whole events and nothing to withhold.
         """
         held = self._held
-        # Two line feeds, both at the end: exactly one event, which is how most servers flush.
-        if not held and chunk.endswith(b"\n\n") and chunk.count(b"\n") == 2:
-            return b"" if self._see(chunk) else chunk
-        data = held + chunk if held else chunk
+        whole = held + chunk if held else chunk
+        if whole.endswith(b"\n\n"):
+            self._held = b""
+            return self._take(whole)
         # What was held has no boundary in it, but one may lie across its end.
-        search_from = max(len(held) - 2, 0)
-        start = relayed = 0
-        kept: list[bytes] = []
-        for boundary in _BOUNDARY.finditer(data, search_from):
-            end = boundary.end()
-            if self._see(data[start:end]):
-                kept.append(data[relayed:start])
-                relayed = end
-            start = end
-        self._held = data[start:]
+        end = self._end(whole, max(len(held) - 2, 0))
+        self._held = whole[end:]
+        relayed = self._take(whole[:end]) if end else b""
         if self._passed + len(self._held) > MAX_EVENT_BYTES:
-            self._pass_long_event()
-            start = len(data) - len(self._held)
-        if relayed == 0 and start == len(data):
-            return data
-        kept.append(data[relayed:start])
-        return b"".join(kept)
+            relayed += self._pass_on()
+        return relayed
 
     def flush(self) -> bytes:
         """What is still held back, when upstream ended by itself (not when it broke off)."""
         held, self._held = self._held, b""
-        if not held and not self._passed:
-            return b""
-        return b"" if self._see(held) else held
+        if self._passed:
+            self._long += self._passed + len(held)
+            self._passed = 0
+            return held
+        return b"" if held and self._look(held) else held
 
     def usage(self) -> dict[str, Any] | None:
         """The usage of the last event that carried one."""
@@ -114,42 +115,93 @@ class StreamTail:
         found = event.get("usage") if event is not None else None
         return found if isinstance(found, dict) else None
 
-    def _see(self, event: bytes) -> bool:
-        """Note one whole event; True when it is to be withheld."""
-        if self._passed or len(event) > MAX_EVENT_BYTES:
-            self.events += 1
-            self.saw_content = True
-            self.content_bytes += self._passed + len(event)
+    def _end(self, data: bytes, begin: int) -> int:
+        """Where the last whole event ends, and the blank lines after it; 0 without one."""
+        lf, crlf = data.rfind(b"\n\n", begin), data.rfind(b"\n\r\n", begin)
+        end = max(lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)
+        if end or not self._passed:
+            while end < len(data) and data[end] in b"\r\n":
+                end += 1
+        return end
+
+    def _take(self, whole: bytes) -> bytes:
+        """Whole events; returns those that are relayed."""
+        # Long words first: the longer one is, the faster it is not found.
+        if (
+            b'"prompt_tokens"' in whole
+            or b"data: [DONE]" in whole
+            or b"data:[DONE]" in whole
+            or b'"error"' in whole
+            or self._passed
+            or (len(whole) > MAX_EVENT_BYTES and _has_long_event(whole))
+        ):
+            return self._look_at_each(whole)
+        self._note(whole)
+        return whole
+
+    def _note(self, events: bytes) -> None:
+        if self._seen < SAMPLE_BYTES:
+            self._sample.append(events)
+        self._seen += len(events)
+
+    def _look_at_each(self, whole: bytes) -> bytes:
+        """Events one by one; returns those that are relayed."""
+        at = relayed = 0
+        if self._passed and (boundary := _BOUNDARY.search(whole)):
+            at = boundary.end()
+            self._long += self._passed + at
             self._passed = 0
+        kept: list[bytes] = []
+        for event in _EVENT.finditer(whole, at):
+            start, end = event.span(1)
+            self._note(whole[at:start])
+            if self._look(event[1]):
+                kept.append(whole[relayed:start])
+                relayed = end
+            at = end
+        self._note(whole[at:])
+        if not relayed:
+            return whole
+        kept.append(whole[relayed:])
+        return b"".join(kept)
+
+    def _look(self, event: bytes) -> bool:
+        """Note one whole event; True when it is to be withheld."""
+        if len(event) > MAX_EVENT_BYTES:
+            self._long += len(event)
             return False
-        if not event.startswith(b"data:") and b"data:" not in event:
+        self._note(event)
+        if b"data:" not in event:
             return False
-        if len(event) < 32 and event.strip() in (b"data: [DONE]", b"data:[DONE]"):
+        if len(event) < 32 and event.strip() in _DONE:
             self.done = True
             return False
-        self.events += 1
         if b'"error"' in event:
             # Rare enough to be parsed: the word may stand in an answer's text as well.
             parsed = _parse(event)
             self.failed = self.failed or (parsed is not None and bool(parsed.get("error")))
-        # Text comes after "delta" where there is one, so the constant head is passed over.
-        for text in _TEXT.findall(event, max(event.find(b'"delta"'), 0)):
-            if text:
-                self.saw_content = True
-                self.content_bytes += len(text)
-        usage_at = event.find(b'"usage"')
-        if usage_at >= 0 and _USAGE.search(event, usage_at):
-            self._usage_event = event
-            return (
-                not self._keep_usage and _NO_CHOICES.search(event) is not None and _is_bill(event)
-            )
-        return False
+        if b'"prompt_tokens"' not in event or not _USAGE.search(event):
+            return False
+        self._usage_event = event
+        return not self._keep_usage and _NO_CHOICES.search(event) is not None and _is_bill(event)
 
-    def _pass_long_event(self) -> None:
+    def _pass_on(self) -> bytes:
+        """The beginning of a very long event."""
         # A boundary may begin in the last two bytes, so these stay.
-        keep = self._held[-2:]
-        self._passed += len(self._held) - len(keep)
-        self._held = keep
+        passed, self._held = self._held[:-2], self._held[-2:]
+        self._passed += len(passed)
+        return passed
+
+
+def _has_long_event(whole: bytes) -> bool:
+    """Whether there may be one of more than MAX_EVENT_BYTES."""
+    at = 0
+    while len(whole) - at > MAX_EVENT_BYTES:
+        found = whole.rfind(b"\n\n", at, at + MAX_EVENT_BYTES)
+        if found < 0:
+            return True
+        at = found + 2
+    return False
 
 
 def _is_bill(event: bytes) -> bool:

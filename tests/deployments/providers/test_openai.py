@@ -8,6 +8,7 @@ import pytest
 
 from deployments.providers.base import Call, Provider, ProviderFailure
 from deployments.providers.openai import OpenAIProvider
+from tests.replies import chunks_of
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +59,7 @@ async def whole_reply(acme: OpenAIProvider, call: Call, streamed: bool) -> bytes
         return (await acme.send(call)).body
     stream = await acme.stream(call)
     try:
-        return b"".join([chunk async for chunk in stream.chunks()])
+        return b"".join([chunk async for chunk in chunks_of(stream)])
     finally:
         await stream.aclose()
 
@@ -103,7 +104,7 @@ async def test_connections_are_reused(run_script: Script) -> None:
         for _ in range(3):
             await acme.send(CALL)
         stream = await acme.stream(CALL)
-        assert [chunk async for chunk in stream.chunks()] == [b"hi"]
+        assert [chunk async for chunk in chunks_of(stream)] == [b"hi"]
         await stream.aclose()
         await acme.send(CALL)
     assert connections == 1
@@ -194,7 +195,7 @@ async def test_chunks_are_handed_on_as_they_arrive(run_script: Script) -> None:
     async with provider(await run_script(script)) as acme:
         stream = await acme.stream(CALL)
         assert (stream.status, stream.body) == (200, b"")
-        assert [chunk async for chunk in stream.chunks()] == [b"one", b"one"]
+        assert [chunk async for chunk in chunks_of(stream)] == [b"one", b"one"]
         await stream.aclose()
 
 
@@ -204,7 +205,7 @@ async def test_a_stream_that_is_refused_comes_with_its_whole_body(run_script: Sc
     async with provider(await run_script(answering(refused))) as acme:
         stream = await acme.stream(CALL)
         assert (stream.status, stream.body) == (503, b"busy")
-        assert [chunk async for chunk in stream.chunks()] == []
+        assert [chunk async for chunk in chunks_of(stream)] == []
         await stream.aclose()
 
 
@@ -220,7 +221,7 @@ async def test_an_abandoned_stream_closes_its_connection(run_script: Script) -> 
 
     async with provider(await run_script(handle)) as acme:
         stream = await acme.stream(CALL)
-        async for _ in stream.chunks():
+        async for _ in chunks_of(stream):
             break
         await stream.aclose()
         await asyncio.wait_for(gone.wait(), 2)
@@ -243,7 +244,7 @@ async def test_a_body_beyond_the_bound_is_cut(run_script: Script, reply: bytes) 
             await acme.send(CALL)
         stream = await acme.stream(CALL)
         with pytest.raises(ProviderFailure, match="1000 bytes"):
-            _ = [chunk async for chunk in stream.chunks()]
+            _ = [chunk async for chunk in chunks_of(stream)]
         await stream.aclose()
 
 

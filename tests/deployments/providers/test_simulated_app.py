@@ -15,6 +15,7 @@ from deployments.providers.simulated_app import create_app
 from deployments.providers.simulated_knobs import Knobs
 from deployments.providers.simulated_log import CallLog, CallRecord, read_calls
 from deployments.providers.sse import StreamTail
+from tests.replies import chunks_of
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +45,7 @@ class Simulation:
         assert answer.status == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         try:
-            raw = b"".join([chunk async for chunk in answer.chunks()])
+            raw = b"".join([chunk async for chunk in chunks_of(answer)])
         finally:
             await answer.aclose()
         events = raw.decode().split("\n\n")
@@ -124,7 +125,7 @@ async def test_a_stream_can_be_followed_by_its_tail(simulation: Simulation) -> N
         Call("/chat/completions", json.dumps(body).encode(), {}, 5)
     )
     tail = StreamTail(keep_usage=False)
-    relayed = b"".join([tail.feed(chunk) async for chunk in answer.chunks()]) + tail.flush()
+    relayed = b"".join([tail.feed(chunk) async for chunk in chunks_of(answer)]) + tail.flush()
     await answer.aclose()
     usage = tail.usage()
     assert usage is not None
@@ -264,6 +265,17 @@ async def test_calls_are_recorded_as_the_gateway_named_them(simulation: Simulati
         assert (await page.json())["calls"] == 0
 
 
+async def test_a_question_is_known_again_whatever_is_asked_with_it(simulation: Simulation) -> None:
+    """The log's digest is of the messages: not of the form, the length or the charge."""
+    other = [{"role": "user", "content": "Ho"}]
+    await simulation.ask({"x-raygate-charge-id": "c-1"})
+    await simulation.stream(max_tokens=3)
+    await simulation.ask(messages=other)
+    first, second, third = [record.question for record in await simulation.records(3)]
+    assert first == second != third
+    assert len(first) == 16
+
+
 async def test_knobs_turn_while_it_runs(simulation: Simulation) -> None:
     """A change keeps the other knobs; DELETE goes back to the beginning."""
     status, knobs = await simulation.turn(outage=True, error_status=503)
@@ -357,7 +369,7 @@ async def test_times_are_those_of_the_knobs(simulation: Simulation) -> None:
     start = time.monotonic()
     answer = await simulation.provider.stream(call)
     assert 0.1 <= time.monotonic() - start < 0.25
-    arrivals = [time.monotonic() - start async for _ in answer.chunks()]
+    arrivals = [time.monotonic() - start async for _ in chunks_of(answer)]
     await answer.aclose()
     assert 0.3 <= arrivals[-1] < 0.6
     assert len(arrivals) > 10
@@ -372,7 +384,7 @@ async def test_a_caller_that_leaves_is_billed_for_what_was_produced(
     call = Call("/chat/completions", json.dumps({**ASK, "stream": streamed}).encode(), {}, 0.3)
     if streamed:
         answer = await simulation.provider.stream(call)
-        async for _ in answer.chunks():
+        async for _ in chunks_of(answer):
             break
         await answer.aclose()
     else:

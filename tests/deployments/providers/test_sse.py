@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail
+from deployments.providers.sse import MAX_EVENT_BYTES, SAMPLE_BYTES, StreamTail
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
@@ -40,7 +40,7 @@ def follow(chunks: list[bytes], keep_usage: bool) -> tuple[bytes, StreamTail]:
 
 def seen(tail: StreamTail) -> tuple[object, ...]:
     """Everything that settling reads."""
-    return tail.usage(), tail.done, tail.saw_content, tail.events, tail.content_bytes
+    return tail.usage(), tail.done, tail.failed, tail.content_bytes
 
 
 def test_whole_events_are_relayed_uncopied() -> None:
@@ -49,8 +49,7 @@ def test_whole_events_are_relayed_uncopied() -> None:
     assert all(tail.feed(chunk) is chunk for chunk in STREAM)
     assert tail.usage() == USAGE
     assert tail.done
-    assert tail.saw_content
-    assert tail.events == 4
+    assert tail.content_bytes == len(r"Hi \"usage\":{\"x\":1},\"choices\":[] \n")
 
 
 def test_usage_that_the_client_did_not_ask_for_is_withheld_from_it() -> None:
@@ -78,8 +77,9 @@ def test_only_the_usage_only_event_is_withheld(kept: dict[str, Any]) -> None:
 
 def test_usage_in_every_chunk_counts_with_its_last() -> None:
     """Providers that report usage as they go are settled at the final figures."""
-    _, tail = follow([event(delta("a", usage={"n": 1})), event(delta("b", usage={"n": 2}))], True)
-    assert tail.usage() == {"n": 2}
+    figures = [{"prompt_tokens": 9, "completion_tokens": n} for n in (1, 2)]
+    _, tail = follow([event(delta("a", usage=usage)) for usage in figures], True)
+    assert tail.usage() == figures[1]
 
 
 def test_a_cut_off_stream_leaves_an_estimate_and_no_half_event() -> None:
@@ -87,21 +87,21 @@ def test_a_cut_off_stream_leaves_an_estimate_and_no_half_event() -> None:
     tail = StreamTail(keep_usage=True)
     relayed = tail.feed(STREAM[1] + STREAM[2][:20])
     assert relayed == STREAM[1]
-    assert (tail.usage(), tail.done, tail.content_bytes, tail.mid_event) == (None, False, 2, False)
+    assert (tail.usage(), tail.done, tail.content_bytes) == (None, False, 2)
 
 
 def test_comments_are_relayed_and_are_no_content() -> None:
     """Keep-alive comments pass, and do not make an empty stream look started."""
     relayed, tail = follow([b": wait\n\n", b"data: [DONE]\n\n"], keep_usage=False)
     assert relayed == b": wait\n\ndata: [DONE]\n\n"
-    assert (tail.saw_content, tail.events, tail.done) == (False, 0, True)
+    assert (tail.content_bytes, tail.done) == (0, True)
 
 
 @pytest.mark.parametrize("name", ["content", "reasoning_content", "refusal", "arguments", "text"])
 def test_every_kind_of_generated_text_is_content(name: str) -> None:
     """Text, reasoning, refusals, tool arguments and legacy text all count."""
     _, tail = follow([event({"choices": [{"delta": {name: "four"}}]})], keep_usage=True)
-    assert (tail.saw_content, tail.content_bytes) == (True, 4)
+    assert tail.content_bytes == 4
 
 
 def test_an_endless_event_is_not_held_in_memory() -> None:
@@ -112,8 +112,7 @@ def test_an_endless_event_is_not_held_in_memory() -> None:
         sent += 64 * 1024
         relayed += len(tail.feed(b"x" * 64 * 1024))
         assert sent - relayed <= MAX_EVENT_BYTES
-    assert tail.mid_event
-    assert tail.feed(b"\n\n" + event(BILL)).endswith(b"x\n\n") or not tail.mid_event
+    assert tail.feed(b"\n\n" + event(BILL)).endswith(b"x\n\n")
     assert tail.usage() == USAGE
     assert tail.content_bytes == sent + 2
 
@@ -128,8 +127,10 @@ events = st.one_of(
     st.just(b": comment\n\n"),
     st.just(b"data: [DONE]\n\n"),
     st.just(b"\n"),
+    st.just(b"data:[DONE]\r\n\r\n"),
     st.just(b"data: not json\n\n"),
-    st.just(b'data: {"choices":[],"usage":{broken\n\n'),
+    st.just(b'data: {"choices":[],"usage":{"prompt_tokens":broken\n\n'),
+    st.just(b'data: {"error":{"message":"overloaded"}}\n\n'),
     st.binary(max_size=12),
 )
 
@@ -167,6 +168,16 @@ def test_a_split_of_a_very_long_event_reads_the_same(length: int, step: int) -> 
     relayed, tail = follow(pieces, keep_usage=False)
     assert relayed == whole
     assert seen(tail) == seen(whole_tail)
+
+
+@pytest.mark.parametrize("step", [100, 5000, 10**6])
+def test_a_long_stream_is_estimated_by_its_beginning(step: int) -> None:
+    """Its text is not searched for all over; the estimate is the same however it arrives."""
+    one = event(delta("12345678", usage=None))
+    stream = one * (3 * SAMPLE_BYTES // len(one))
+    _, tail = follow([stream[i : i + step] for i in range(0, len(stream), step)], keep_usage=True)
+    assert tail.content_bytes == pytest.approx(8 * (len(stream) // len(one)), rel=0.01)
+    assert tail.content_bytes == follow([stream], keep_usage=True)[1].content_bytes
 
 
 def test_an_error_event_before_done_is_a_failure() -> None:
