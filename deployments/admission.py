@@ -1,48 +1,72 @@
 """Steps 4 and 6: request limits, and what one attempt on one target may take.
 
-Everything here is all or nothing, and is given back by id: also when the client leaves
-while the answer is on its way.
+What is at hand (slices that this replica was lent) is spent without asking; else the
+singletons are asked. Everything here is all or nothing, and is given back by id: also when
+the client leaves while the answer is on its way.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from actors.charges import Exhausted, Facts
+from actors.charges import Exhausted, Facts, Reserved
 from actors.errors import InsufficientQuota, RateLimitExceeded
 from actors.limits import Admitted, LimitState, Refused, Take
+from actors.wallet import Held
 from deployments.policy import Target
 from deployments.price_rates import Prices
 from deployments.request import Request
 from deployments.services import Services
 
-MARGIN_NS = 60_000_000_000
-"""How much longer than its request a hold lives, at the least."""
+
+class Taken(Protocol):
+    """What was taken of limits. Exactly one of its methods is to be called, once."""
+
+    def settle(self, tokens: int | None) -> None:
+        """It was used: slots come back, tokens are corrected unless it is None."""
+
+    def undo(self) -> None:
+        """It was for nothing: what nobody can have used again comes back."""
+
+
+class Asked:
+    """Taken at the limiter itself, under an id."""
+
+    __slots__ = ("_id", "_services")
+
+    def __init__(self, services: Services, id: str) -> None:
+        self._services = services
+        self._id = id
+
+    def settle(self, tokens: int | None) -> None:
+        """See `Taken`."""
+        self._services.limiter.tell("settle", self._id, tokens)
+
+    def undo(self) -> None:
+        """See `Taken`."""
+        self._services.limiter.tell("undo", self._id)
 
 
 class Admission(NamedTuple):
     """What an attempt holds.
 
-    charge_id: of the reservation, and of the call. take_id: of tokens and slots, "" for
-    none. worst_nanos: what is reserved, at these prices. stamp_ns: of the limiter's admission.
+    charge_id: of the call. taken: tokens and slots, None for none. held: the money, where it
+    came from what was at hand; None: the ledger holds it under the charge's id.
+    worst_nanos: what is held, at these prices. stamp_ns: of the limiter's admission.
     """
 
     charge_id: str
-    take_id: str
+    taken: Taken | None
+    held: Held | None
+    facts: Facts
     prices: Prices
     worst_nanos: int
     stamp_ns: int
     limits: tuple[LimitState, ...]
 
 
-def lifetime_ns(services: Services, request: Request) -> int:
-    """How long a hold of this request may be needed."""
-    left_s = request.deadline - asyncio.get_running_loop().time() + services.args.drain_s
-    return round(max(left_s, 0.0) * 1e9) + MARGIN_NS
-
-
 class RequestLimits:
-    """Step 4: one unit of every request limit, taken by the request's id."""
+    """Step 4: one unit of every request limit."""
 
     def __init__(self, services: Services, request: Request) -> None:
         assert services.policy is not None
@@ -50,24 +74,34 @@ class RequestLimits:
         self._services = services
         self._request = request
         self._takes = services.policy.request_takes(request.who)
+        self._taken: Taken | None = None
         self._asked: asyncio.Future[Admitted | Refused] | None = None
+        self._found: tuple[int, tuple[LimitState, ...]] = (0, ())
         self._on_wait: Callable[[], None] | None = None
         self.waited = False
 
     def ask(self, on_wait: Callable[[], None]) -> None:
-        """Put the question into the next batch. on_wait: called if there is a queue."""
-        if self._takes:
-            self._on_wait = on_wait
-            request = self._request
-            self._asked = self._services.limiter.submit(
-                "acquire",
-                request.id,
-                self._takes,
-                request.priority,
-                request.max_wait_ns,
-                lifetime_ns(self._services, request),
-                on_pending=self._wait,
-            )
+        """Take what is at hand, or put the question into the next batch.
+
+        on_wait: called if there is a queue.
+        """
+        if not self._takes:
+            return
+        services, request = self._services, self._request
+        leased = services.slices.take(self._takes)
+        if leased is not None:
+            self._taken, self._found = leased, (leased.at_ns, leased.states)
+            return
+        self._on_wait = on_wait
+        self._asked = services.limiter.submit(
+            "acquire",
+            request.id,
+            self._takes,
+            request.priority,
+            request.max_wait_ns,
+            on_pending=self._wait,
+        )
+        self._taken = Asked(services, request.id)
 
     def _wait(self) -> None:
         self.waited = True
@@ -77,9 +111,10 @@ class RequestLimits:
     async def admitted(self) -> tuple[int, tuple[LimitState, ...]]:
         """Admission stamp and states. Raises RateLimitExceeded."""
         if self._asked is None:
-            return 0, ()
+            return self._found
         reply = await self._asked
         if isinstance(reply, Refused):
+            self._taken = None
             if self._request.reply is not None:
                 self._request.reply.limits = reply.states
             raise refusal(reply, self._services)
@@ -87,13 +122,71 @@ class RequestLimits:
 
     def keep(self) -> None:
         """The request was served: what it took stays taken."""
-        if self._takes:
-            self._services.limiter.tell("settle", self._request.id, None)
+        if self._taken is not None:
+            self._taken.settle(None)
+            self._taken = None
 
     def give_back(self) -> None:
         """The request was refused elsewhere, or its client left before anything ran."""
-        if self._asked is not None:
-            self._services.limiter.tell("undo", self._request.id)
+        if self._taken is not None:
+            self._taken.undo()
+            self._taken = None
+
+
+class _Money:
+    """The worst case of one attempt: from what is at hand, or held by the ledger."""
+
+    def __init__(self, services: Services, request: Request, facts: Facts, worst: int) -> None:
+        self._services = services
+        self._request = request
+        self._facts = facts
+        self._worst = worst
+        self._asked: asyncio.Future[Reserved | Exhausted] | None = None
+        self.charge_id = ""
+        self.held: Held | None = None
+
+    def ask(self) -> None:
+        """Hold it, or put the question into the next batch."""
+        services, request = self._services, self._request
+        assert services.policy is not None
+        assert request.who is not None
+        self.charge_id = services.mint()
+        self.held = services.wallet.reserve(self._facts, self._worst)
+        if self.held is None:
+            subjects = services.policy.budget_subjects(request.who)
+            self._asked = services.costs.submit(
+                "reserve",
+                self.charge_id,
+                subjects,
+                self._worst,
+                request.max_wait_ns,
+                self._facts,
+            )
+
+    def drop(self) -> None:
+        """Hold it no longer."""
+        if self.held is not None:
+            self._services.wallet.release(self.held, 0)
+            self.held = None
+        elif self._asked is not None:
+            self._asked.cancel()
+            self._services.costs.tell("void", self.charge_id)
+            self._asked = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the ledger holds it, or is being asked to."""
+        return self._asked is not None
+
+    async def granted(self) -> None:
+        """Wait for the ledger's word. Raises InsufficientQuota."""
+        if self._asked is None:
+            return
+        found = await self._asked
+        if isinstance(found, Exhausted):
+            self._asked = None
+            raise exhausted(found)
+        self._services.wallet.learn(self._facts, found)
 
 
 async def admit(services: Services, request: Request, target: Target, again: bool) -> Admission:
@@ -110,77 +203,57 @@ async def admit(services: Services, request: Request, target: Target, again: boo
         takes += policy.request_takes(who)
     prices = target.prices()
     worst = prices.worst_case(request.input_tokens, request.max_output_tokens)
-    take_id = services.mint() if takes else ""
-    charge_id = services.mint()
+    facts = Facts(who.key, who.team, who.user, who.model, target.name, prices.version, request.tags)
+    money = _Money(services, request, facts, worst)
+    taken: Taken | None = None
+    stamp = 0
+    states: tuple[LimitState, ...] = ()
     try:
-        reserved = _reserve(services, request, target, charge_id, prices, worst)
-        stamp, waited = 0, False
-        states: tuple[LimitState, ...] = ()
+        money.ask()
         if takes:
-            admitted, waited = await _acquire(services, request, take_id, takes, charge_id)
-            stamp, states = admitted.at_ns, admitted.states
-        if waited:
-            # Money was not held while the request stood in a queue.
-            charge_id = services.mint()
-            reserved = _reserve(services, request, target, charge_id, prices, worst)
-        found = await reserved
-        if isinstance(found, Exhausted):
-            raise exhausted(found)
+            leased = services.slices.take(takes)
+            if leased is not None:
+                taken, stamp, states = leased, leased.at_ns, leased.states
+            else:
+                take_id = services.mint()
+                taken = Asked(services, take_id)
+                admitted = await _acquire(services, request, take_id, takes, money.drop)
+                stamp, states = admitted.at_ns, admitted.states
+                if money.held is None and not money.asked:
+                    # Money was not held while the request stood in a queue.
+                    money.ask()
+        await money.granted()
     except BaseException:
-        services.costs.tell("void", charge_id)
-        if takes:
-            services.limiter.tell("undo", take_id)
+        money.drop()
+        if taken is not None:
+            taken.undo()
         raise
-    return Admission(charge_id, take_id, prices, worst, stamp, states)
+    return Admission(money.charge_id, taken, money.held, facts, prices, worst, stamp, states)
 
 
 def give_back(services: Services, admission: Admission) -> None:
     """Nothing was called: everything returns."""
-    services.costs.tell("void", admission.charge_id)
-    if admission.take_id:
-        services.limiter.tell("undo", admission.take_id)
-
-
-def _reserve(
-    services: Services,
-    request: Request,
-    target: Target,
-    charge_id: str,
-    prices: Prices,
-    worst: int,
-) -> "asyncio.Future[object]":
-    who = request.who
-    assert services.policy is not None
-    assert who is not None
-    facts = Facts(who.key, who.team, who.user, who.model, target.name, prices.version, request.tags)
-    subjects = services.policy.budget_subjects(who)
-    life = lifetime_ns(services, request)
-    return services.costs.submit("reserve", charge_id, subjects, worst, life, facts)
+    if admission.held is not None:
+        services.wallet.release(admission.held, 0)
+    else:
+        services.costs.tell("void", admission.charge_id)
+    if admission.taken is not None:
+        admission.taken.undo()
 
 
 async def _acquire(
-    services: Services, request: Request, take_id: str, takes: tuple[Take, ...], charge_id: str
-) -> tuple[Admitted, bool]:
-    """The admission, and whether it had to be waited for (the reservation is void then)."""
-    waited = False
-
-    def wait() -> None:
-        nonlocal waited
-        waited = True
-        services.costs.tell("void", charge_id)
-
-    reply = await services.limiter.submit(
-        "acquire",
-        take_id,
-        takes,
-        request.priority,
-        request.max_wait_ns,
-        lifetime_ns(services, request),
-        on_pending=wait,
+    services: Services,
+    request: Request,
+    take_id: str,
+    takes: tuple[Take, ...],
+    on_wait: Callable[[], None],
+) -> Admitted:
+    reply: Admitted | Refused = await services.limiter.submit(
+        "acquire", take_id, takes, request.priority, request.max_wait_ns, on_pending=on_wait
     )
     if isinstance(reply, Refused):
         raise refusal(reply, services)
-    return reply, waited
+    return reply
 
 
 def refusal(refused: Refused, services: Services) -> RateLimitExceeded:

@@ -15,8 +15,9 @@ from actors.errors import (
     ProviderUnavailable,
     RaygateError,
 )
-from deployments.admission import Admission, admit, give_back, lifetime_ns
+from deployments.admission import Admission, admit, give_back
 from deployments.policy import Target
+from deployments.prompting import count_input
 from deployments.providers.base import Answer, Call, ProviderFailure, outcome_of, retry_after_s
 from deployments.providers.sse import StreamTail
 from deployments.request import Reply, Request
@@ -54,6 +55,7 @@ async def call_targets(
     Raises what the last attempt failed of, or what step 6 refused with.
     """
     assert services.policy is not None
+    await count_input(request)
     retries = services.policy.policy.retries
     loop = asyncio.get_running_loop()
     error: RaygateError | None = None
@@ -91,9 +93,12 @@ async def _attempt(
     admission = await admit(services, request, target, again=reply.attempts > 0)
     began = trace.step("admission", began)
     reply.limits += admission.limits
+    charge_id = admission.charge_id
     try:
+        services.calls.started(charge_id, admission.facts, admission.worst_nanos, admission.held)
         permit = await _pass_breaker(services, request, target, admission)
     except BaseException:
+        services.calls.never_was(charge_id)
         give_back(services, admission)
         raise
     settlement = Settlement(services, request, target, admission, permit)
@@ -131,9 +136,8 @@ async def _pass_breaker(
         if view.retry_after_ns == 0 and view.state in ("closed", "forced_closed"):
             return Permit(view.generation, False)
     permit_id = admission.charge_id
-    life = lifetime_ns(services, request)
     try:
-        found = await breaker.ask("permit", permit_id, target.name, life)
+        found = await breaker.ask("permit", permit_id, target.name)
     except BaseException:
         breaker.tell("report", target.name, 0, IGNORED, 0, permit_id, None)
         raise

@@ -7,7 +7,6 @@ from actors.cache_entries import Entry
 from actors.cache_flights import Hit, Lead, Unanswered
 from actors.charges import Usage
 from actors.errors import DeadlineExceeded, ProviderTimeout, RaygateError
-from deployments.admission import lifetime_ns
 from deployments.cache_key import cache_key
 from deployments.policy import ns
 from deployments.replay import completion_of, restream, stream_of
@@ -32,6 +31,8 @@ class CacheStep:
         self._key = ""
         self._id = request.id
         self._asked: asyncio.Future[Any] | None = None
+        self._copy: Hit | None = None
+        self._generation = -1
         self.lead: Lead | None = None
         self.word: CacheWord = "MISS" if self._on else "BYPASS"
 
@@ -41,12 +42,16 @@ class CacheStep:
             return
         request, wishes = self._request, self._request.cache
         self._key = cache_key(self._tenant, request.model, "chat", request.body)
+        if not wishes.no_cache:
+            self._copy = self._services.first_level.find(self._key, wishes.max_age_ns)
+            if self._copy is not None:
+                return
+        self._generation = self._services.first_level.generation()
         if wishes.no_store or wishes.only_if_cached:
             self._asked = self._services.cache.submit(
                 "lookup", self._key, False, wishes.max_age_ns, self._tenant
             )
             return
-        life = lifetime_ns(self._services, request)
         left_s = max(request.deadline - asyncio.get_running_loop().time(), 0.0)
         self._asked = self._services.cache.submit(
             "claim",
@@ -55,7 +60,6 @@ class CacheStep:
             self._tenant,
             request.model,
             round(left_s * 1e9),
-            life,
             not wishes.no_cache,
             wishes.max_age_ns,
             on_pending=self._wait,
@@ -66,6 +70,8 @@ class CacheStep:
 
     def ask_again(self) -> None:
         """After a wait elsewhere, during which nobody was to wait for this request."""
+        if self._copy is not None:
+            return
         self.leave()
         self._id = self._services.mint()
         self.word = "MISS" if self._on else "BYPASS"
@@ -77,8 +83,12 @@ class CacheStep:
         Raises DeadlineExceeded when the leader took longer than this request has, and
         ProviderTimeout where only a cached answer was wanted and there is none.
         """
+        if self._copy is not None:
+            self.word = "HIT"
+            return self._copy
         reply = await self._asked if self._asked is not None else None
         if isinstance(reply, Hit):
+            self._services.first_level.keep(self._key, reply, self._generation)
             self.lead = reply.lead
             self.word = "STALE" if reply.stale else ("WAIT" if self.word == "WAIT" else "HIT")
             return reply
@@ -139,14 +149,21 @@ class CacheStep:
         return found if isinstance(found, Hit) else None
 
 
-def fill_in(reply: Reply, hit: Hit, request: Request) -> None:
-    """Answer with a stored entry, in the form that this client asked for."""
+def fill_in(reply: Reply, hit: Hit, request: Request) -> bool:
+    """Answer with a stored entry, in the form that this client asked for.
+
+    False where that can't be had of it (a stream that never said why it ended is no completion).
+    """
     entry = hit.entry
+    try:
+        if request.stream:
+            replay = restream if entry.kind == "sse" else stream_of
+            body = replay(entry.body, request.include_usage)
+        else:
+            body = completion_of(entry.body) if entry.kind == "sse" else entry.body
+    except ValueError:
+        return False
     usage = entry.meta.get("usage")
     reply.usage = Usage(*usage) if usage else None
-    if request.stream:
-        replay = restream if entry.kind == "sse" else stream_of
-        reply.body, reply.kind = replay(entry.body, request.include_usage), "sse"
-    else:
-        body = completion_of(entry.body) if entry.kind == "sse" else entry.body
-        reply.body, reply.kind = body, "json"
+    reply.body, reply.kind = body, "sse" if request.stream else "json"
+    return True

@@ -53,6 +53,13 @@ class ProviderArgs(Part):
         return self
 
 
+class ShardArgs(Part):
+    """How many hosts a singleton has; more than one where one can't keep up."""
+
+    rate_limiter: Annotated[int, Field(ge=1, le=64)] = 1
+    response_cache: Annotated[int, Field(ge=1, le=64)] = 1
+
+
 class GatewayArgs(Part):
     """Structure.
 
@@ -61,6 +68,8 @@ class GatewayArgs(Part):
     max_body_bytes: larger requests get 413.
     default_timeout_s, max_timeout_s: of a whole request; the client may ask for less.
     drain_s: how long a call goes on after its client has gone, so that its usage is known.
+    shards: taken when the singletons are first started; later changes wait for their next
+    start, after `raygate down`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")] = "raygate"
@@ -70,6 +79,7 @@ class GatewayArgs(Part):
     default_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     max_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    shards: ShardArgs = ShardArgs()
 
 
 class Price(Part):

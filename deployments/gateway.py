@@ -5,16 +5,21 @@ import asyncio
 import json
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
 from actors import registry
+from actors.collector import calm
 from actors.consultant import Consultant
+from actors.outbox import Outbox
 from actors.ray_transport import RayTransport
+from actors.sharded import as_one
 from deployments.api.http import Message, Receive, Scope, Send
 from deployments.app import App, create_app
+from deployments.autoscaling import Work
 from deployments.config import GatewayArgs, ProviderArgs
 from deployments.prompts import load_builtin
 from deployments.providers.base import Provider
@@ -33,13 +38,20 @@ class Gateway:
 
     def __init__(self, args: GatewayArgs) -> None:
         self._args = args
-        place = registry.claim_home(args.name, args.storage_path)
+        place = registry.claim_home(args.name, args.storage_path, args.shards.model_dump())
+        outbox = Outbox(Path(args.storage_path) / args.name / "outbox")
+        life = registry.life_of(outbox)
+
+        def consultant(host: str) -> Consultant:
+            return Consultant(host, RayTransport(args.name, host, place), life)
+
         consultants = {
-            singleton: Consultant(singleton, RayTransport(args.name, singleton, place))
+            singleton: as_one(singleton, [consultant(host) for host in place.names(singleton)])
             for singleton in registry.SINGLETONS
         }
         providers = {each.name: provider_of(each, args.name) for each in args.providers}
-        self.services = Services(args, consultants, providers)
+        self.services = Services(args, consultants, providers, outbox)
+        self._work = Work(lambda: self.services.waiting)
         self._started = False
         for vocabulary in ("gpt-4o", "gpt-4"):
             encoding_for(vocabulary)
@@ -47,7 +59,11 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> App:
         """The app, on the loop that will serve it."""
         self._start()
-        return named_by_serve(create_app(self.services))
+        return self._work.counted(named_by_serve(create_app(self.services)))
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve asks each replica for every few seconds; see `autoscaling.by_work`."""
+        return self._work.stats()
 
     async def reconfigure(self, user_config: Any) -> None:
         """A policy came. Never raises: that would take this replica down."""
@@ -71,6 +87,7 @@ class Gateway:
     def _start(self) -> None:
         if not self._started:
             self._started = True
+            calm()
             self.services.start()
             self.services.spawn(self._register_builtin(), "built-in prompts")
 
@@ -128,5 +145,7 @@ def deployment(args: GatewayArgs, **options: Any) -> serve.Deployment:
         "health_check_period_s": 5,
         "graceful_shutdown_timeout_s": args.drain_s + 5,
     }
+    if "autoscaling_config" in options:
+        del usual["num_replicas"]
     made: serve.Deployment = serve.deployment(**{**usual, **options})(Gateway)
     return made

@@ -20,7 +20,6 @@ from actors.errors import (
     SingletonUnavailable,
 )
 from actors.repeats import Begun, Repeated
-from deployments.admission import lifetime_ns
 from deployments.api.http import EVENTS, Headers, Message, Send, send_bytes
 from deployments.api.writing import finish, traceparent
 from deployments.request import Reply, Request
@@ -105,12 +104,9 @@ def _digest(request: Request, raw: bytes) -> bytes:
 async def _begin(services: Services, request: Request, id: str, key: str, digest: bytes) -> Any:
     """The singleton's word; on a repeat, once the first request has ended."""
     left_s = max(request.deadline - asyncio.get_running_loop().time(), 0.0)
-    life_ns = lifetime_ns(services, request)
     try:
         async with asyncio.timeout_at(request.deadline):
-            return await services.cache.ask(
-                "repeat_begin", id, key, digest, round(left_s * 1e9), life_ns
-            )
+            return await services.cache.ask("repeat_begin", id, key, digest, round(left_s * 1e9))
     except TimeoutError:
         services.cache.tell("repeat_leave", key, id)
         raise _too_late(services) from None

@@ -72,7 +72,7 @@ async def run(services: Services, request: Request) -> Reply:
 
 
 async def step_prompt(services: Services, request: Request) -> None:
-    """2: render the template, if one is asked for; know the model and the input tokens."""
+    """2: render the template, if one is asked for; know the model and whom it counts for."""
     began = request.trace.elapsed_ns()
     if services.policy is None:
         raise Overloaded("This gateway has no valid policy yet; ask its operator, or wait.")
@@ -135,10 +135,12 @@ async def step_limits_and_cache(
         raise
     if hit is None:
         return None
-    limits.keep()
+    if not fill_in(reply, hit, request):
+        cache.word = "BYPASS"
+        return None
     if hit.lead is not None:
         services.spawn(_refresh(services, request, cache), "refresh")
-    fill_in(reply, hit, request)
+    limits.keep()
     return hit
 
 
@@ -238,8 +240,7 @@ async def step_fallback(
         raise error
     if reason != "rate_limited":
         hit = await _in_time(cache)
-        if hit is not None:
-            fill_in(reply, hit, request)
+        if hit is not None and fill_in(reply, hit, request):
             reply.cache, reply.reason = "STALE", reason
             return reply
     if request.prompted is None:

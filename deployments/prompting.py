@@ -1,4 +1,4 @@
-"""Step 2: which template version, which model, how many tokens."""
+"""Step 2: which template version, which model; and how many tokens, once that matters."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ _MAX_FIELDS = ("max_completion_tokens", "max_tokens")
 
 
 async def prepare(services: Services, request: Request) -> None:
-    """Make `request` ready for the steps that count: its body, route, subjects and tokens.
+    """Make `request` ready for the steps to come: its body, route and subjects.
 
     Raises NotFound, InvalidRequest, PromptInputsInvalid and NotAllowed.
     """
@@ -32,7 +32,12 @@ async def prepare(services: Services, request: Request) -> None:
     request.max_output_tokens = _most_output(request, route)
     if request.stream:
         _ask_for_usage(request)
-    model = route.targets[0].model
+
+
+async def count_input(request: Request) -> None:
+    """Know the input tokens; an answer from the cache does without."""
+    assert request.route is not None
+    model, body = request.route.targets[0].model, request.body
     if request.trace.facts.get("bytes", 0) > LONG_TEXT_BYTES:
         # Long texts take milliseconds to count, in which the replica would answer nobody.
         request.input_tokens = await asyncio.to_thread(count_chat, model, body)

@@ -53,7 +53,7 @@ class Request:
     body: an OpenAI chat body (step 2 writes it for a prompt call).
     deadline: on the event loop's clock, seconds.
     priority: 0 high, 1 normal, 2 low.
-    route, who, input_tokens, max_output_tokens: known after step 2.
+    route, who, max_output_tokens: known after step 2; input_tokens: from step 6 on.
     gone: nobody waits for the answer any more; late: because its time is over.
     calling: a provider is working on it.
     reply: what there is of an answer, once the pipeline has it.

@@ -10,8 +10,14 @@ import msgspec
 
 from actors.consultant import Consultant
 from actors.errors import RaygateError
+from actors.limit_slices import LimitSlices
+from actors.outbox import Outbox
 from actors.tallies import Interaction
+from actors.wallet import Wallet
+from deployments.autoscaling import Queue
+from deployments.calls import Calls
 from deployments.config import GatewayArgs, parse_policy
+from deployments.first_level import FirstLevel
 from deployments.policy import PolicyInForce
 from deployments.prompts import load_fallbacks
 from deployments.providers.base import Provider
@@ -20,6 +26,7 @@ from deployments.telemetry.metrics import Metrics
 from deployments.telemetry.trace import Trace
 
 _SHIP_S = 0.25
+_HAND_BACK_S = 3.0
 _MAX_TRACES_WAITING = 5_000
 _MAX_INTERACTIONS_WAITING = 10_000
 
@@ -32,6 +39,7 @@ class Services:
 
     consultants: one per name in `actors.registry.SINGLETONS`.
     providers: by their names in the configuration.
+    outbox: where this process writes down the calls that it makes.
     """
 
     def __init__(
@@ -39,6 +47,7 @@ class Services:
         args: GatewayArgs,
         consultants: dict[str, Consultant],
         providers: dict[str, Provider],
+        outbox: Outbox,
     ) -> None:
         self.args = args
         self.consultants = consultants
@@ -51,12 +60,20 @@ class Services:
         self.prompts = consultants["prompt_registry"]
         self.experiments = consultants["experiment_manager"]
         self.traces = consultants["trace_collector"]
+        self.outbox = outbox
+        self.slices = LimitSlices(self.limiter)
+        self.wallet = Wallet(self.costs)
+        self.calls = Calls(self.costs, self.wallet, outbox)
+        self.first_level = FirstLevel(self.cache)
+        self._waited_for = (self.limiter, self.cache, self.costs)
         self.metrics = Metrics()
         self.policy: PolicyInForce | None = None
         self.policy_problem: str | None = None
         self.fallbacks = load_fallbacks()
         self.retry_budgets: dict[str, RetryBudget] = {}
         self.running = 0
+        self.queue = Queue()
+        self.health_word: tuple[float, asyncio.Task[dict[str, Any]]] | None = None
         for consultant in consultants.values():
             consultant.crowd = self.crowd
         self._process = os.urandom(8).hex()
@@ -70,6 +87,8 @@ class Services:
         """Begin to consult, watch and ship telemetry (on the event loop)."""
         for consultant in self.consultants.values():
             consultant.start()
+        self.slices.start()
+        self.wallet.start()
         self._shipping = asyncio.create_task(self._ship_for_ever(), name="ship telemetry")
 
     async def close(self) -> None:
@@ -80,13 +99,28 @@ class Services:
             self._shipping.cancel()
         self._ship_traces()
         self._ship_interactions()
+        await self._hand_back()
         await asyncio.gather(*(consultant.close() for consultant in self.consultants.values()))
+        self.outbox.close()
         for provider in self.providers.values():
             await provider.close()
+
+    async def _hand_back(self) -> None:
+        """Return what is lent to us; who is away gets it when it finds us gone."""
+        try:
+            async with asyncio.timeout(_HAND_BACK_S):
+                await asyncio.gather(self.slices.close(), self.wallet.close())
+        except (TimeoutError, RaygateError) as error:
+            log.warning("slices could not be given back: %s", error)
 
     def crowd(self) -> int:
         """How many requests this replica is working on."""
         return self.running
+
+    @property
+    def waiting(self) -> int:
+        """How many requests here wait for a limit, for money or for another's answer."""
+        return self.queue.length + sum(one.pending for one in self._waited_for)
 
     def mint(self) -> str:
         """An id that nobody else has: of a request, a charge, a hold."""
@@ -128,6 +162,7 @@ class Services:
             log.error("this policy is refused, the last good one stays in force: %s", error)
             return
         self.policy, self.policy_problem = policy, None
+        self.wallet.forget()
         self.retry_budgets = {}
         configured = {
             self.limiter: policy.for_rate_limiter(),
@@ -176,6 +211,7 @@ class Services:
     async def _ship_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_SHIP_S)
+            self.first_level.report()
             # What can't be delivered waits here, where it is bounded.
             if self.traces.reachable and self.traces.fresh():
                 self._ship_traces()

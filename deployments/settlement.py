@@ -104,6 +104,7 @@ class Settlement:
         self._report(FAILURE, 0)
         if kind == "connect":
             self._open = False
+            self._services.calls.never_was(self._admission.charge_id)
             give_back(self._services, self._admission)
         elif seen is not None:
             self._post(self._possible(seen), estimated=True)
@@ -134,9 +135,11 @@ class Settlement:
         self._open = False
         cost = admission.prices.cost(usage) if amount is None else amount
         self.cost_nanos = cost
-        services.costs.tell("post", admission.charge_id, cost, usage, estimated)
-        if admission.take_id:
-            services.limiter.tell("settle", admission.take_id, usage.input + usage.output)
+        services.calls.ended(
+            admission.charge_id, admission.facts, admission.held, cost, usage, estimated
+        )
+        if admission.taken is not None:
+            admission.taken.settle(usage.input + usage.output)
         at = f'{{target="{label(self._target.name)}"'
         count = services.metrics.count
         count(f'raygate_tokens_total{at},kind="input"}}', usage.input)

@@ -4,7 +4,9 @@ Everything above the consultants is what runs in production; only the transport 
 """
 
 import asyncio
+import platform
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from actors import keys, registry
 from actors.consultant import Consultant
 from actors.host import Host
 from actors.key_store import KeyRecord
+from actors.life import Life
+from actors.outbox import Outbox
 from actors.transport import InProcess
 from deployments.app import create_app
 from deployments.config import GatewayArgs, ProviderArgs
@@ -200,11 +204,16 @@ class Stack:
 
     async def settled(self) -> None:
         """Wait until nothing is held any more, nor under way to a singleton."""
+        slices, wallet = self.services.slices, self.services.wallet
+        for lent in (*slices._slices.values(), *wallet._accounts.values()):
+            # As if it had been recalled: it goes back now, and nothing more comes for a second.
+            lent.demand.rest(time.monotonic())
         for _ in range(500):
             costs = await self.services.costs.ask("status")
             limits = await self.services.limiter.ask("status")
             cache = await self.services.cache.ask("status")
-            held = (costs["pending"], limits["holds"], limits["waiting"])
+            held = (costs["pending"], costs["slices"], limits["holds"], limits["slices"])
+            held += (costs["waiting"], limits["waiting"])
             if not any(held) and not cache["leaders"] and not cache["waiters"]:
                 return
             await asyncio.sleep(0.02)
@@ -257,9 +266,11 @@ async def running(folder: Path, raw_policy: Any = None, **knobs: Any) -> AsyncIt
         for name, factory in registry.SINGLETONS.items()
     }
     lines = {name: Line(host) for name, host in hosts.items()}
-    consultants = {name: Consultant(name, line) for name, line in lines.items()}
+    outbox = Outbox(folder / "outbox")
+    life = Life(outbox.owner, "here", platform.node(), str(outbox.path))
+    consultants = {name: Consultant(name, line, life) for name, line in lines.items()}
     provider = SimulatedClient("simulated", provider_url, PROVIDER_KEY)
-    services = Services(args, consultants, {"simulated": provider})
+    services = Services(args, consultants, {"simulated": provider}, outbox)
     services.start()
     await services.apply_policy(raw_policy or policy())
     assert services.policy_problem is None, services.policy_problem

@@ -4,7 +4,7 @@ from typing import Any
 
 from actors import fields
 from actors.errors import InvalidRequest
-from deployments.api.admin import Body, Query
+from deployments.api.admin import Body, Query, everywhere
 from deployments.config import NANOS
 from deployments.services import Services
 
@@ -21,7 +21,7 @@ async def set_budget(services: Services, path: dict[str, str], query: Query, bod
     """Set a budget beside the policy's, or change it, keeping what was used.
 
     It binds every charge that is reserved after this returns: the cost tracker itself knows
-    whom it binds, so there is no replica to wait for.
+    whom it binds, and no replica spends what it was lent under the budgets of before.
     """
     spec = {**fields.mapping(body, "", _FIELDS)}
     if "amount_usd" not in spec:
@@ -30,6 +30,7 @@ async def set_budget(services: Services, path: dict[str, str], query: Query, bod
     spec = {name: value for name, value in spec.items() if value is not None}
     spec["amount_nanos"] = round(usd * NANOS)
     terms = await services.costs.ask("set_budget", path["name"], spec)
+    await everywhere(services, services.costs)
     return {**terms._asdict(), "source": "admin"}
 
 

@@ -5,12 +5,14 @@ from typing import Any
 
 from actors.consultant import Consultant
 from actors.errors import InvalidApiKey, RaygateError
+from actors.shards import each
 from deployments.api.auth import authenticate
 from deployments.api.http import Receive, Scope, Send, headers_of, send_bytes, send_error, send_json
 from deployments.services import Services
 from deployments.telemetry.metrics import exposition, label
 
 _PATIENCE_S = 1.5
+_WORD_S = 1.0
 _WORST_FIRST = ("forced_open", "open", "half_open", "closed", "forced_closed")
 
 
@@ -43,12 +45,24 @@ async def health(services: Services, scope: Scope, receive: Receive, send: Send)
             return
         except (RaygateError, TimeoutError):
             role = None
-    picture = await picture_of(services)
     if role is None:
-        picture = {"status": picture["status"]}
-    elif role != "admin":
+        await send_json(send, {"status": await _word(services)})
+        return
+    picture = await picture_of(services)
+    if role != "admin":
         picture.pop("costs", None)
     await send_json(send, picture)
+
+
+async def _word(services: Services) -> str:
+    """The status for anybody. However many ask, the singletons are asked once a second."""
+    now_s = asyncio.get_running_loop().time()
+    known = services.health_word
+    if known is None or now_s - known[0] > _WORD_S:
+        task = services.spawn(picture_of(services), "health")
+        services.health_word = known = (now_s, task)
+    picture = await asyncio.shield(known[1])
+    return str(picture["status"])
 
 
 async def picture_of(services: Services) -> dict[str, Any]:
@@ -68,14 +82,16 @@ async def picture_of(services: Services) -> dict[str, Any]:
         "cache": _cache(cache or {}),
         "costs": {key: value for key, value in (costs or {}).items() if "nanos" not in key},
         "singletons": {
-            name: {
-                "epoch": one.incarnation[0],
+            host.name: {
+                "epoch": host.incarnation[0],
                 # A watch returns every second, so an old view tells of a host that hangs.
-                "reachable": one.reachable and one.fresh() and answered,
-                "restarts": one.incarnation[1],
+                # Which of several shards did not answer, only that tells.
+                "reachable": host.reachable and host.fresh() and (answered or host is not one),
+                "restarts": host.incarnation[1],
             }
-            for name, one in services.consultants.items()
+            for one in services.consultants.values()
             for answered in (_answered(services, one, breakers, limits, cache, costs),)
+            for host in each(one)
         },
     }
     if services.policy is not None:

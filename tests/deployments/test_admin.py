@@ -49,7 +49,7 @@ async def test_a_key_is_shown_once_with_what_it_may(stack: Stack) -> None:
 
 async def test_a_key_without_patience_never_queues(stack: Stack) -> None:
     """max_wait_s 0 is 0, not the default; a header cannot lift it."""
-    await stack.policy(limits=[{"name": "no-patience", "rate": 5, "burst": 1}])
+    await stack.policy(limits=[{"name": "no-patience", "rate": 1, "burst": 1}])
     key = await stack.key(max_wait_s=0)
     assert (await stack.chat("first", key=key))[0] == 200
     assert (await stack.chat("second", key=key, x_raygate_max_wait="5"))[0] == 429

@@ -40,7 +40,7 @@ async def no_tokens_left(stack: Stack) -> None:
     """A token limit that is used up for minutes."""
     limit = {"name": "few", "unit": "tokens", "rate": 1, "per": "hour", "burst": 1000}
     await stack.policy(limits=[limit])
-    await stack.services.limiter.ask("acquire", "all", (("few", "", 1000),), 1, 0, 10**12)
+    await stack.services.limiter.ask("acquire", "all", (("few", "", 1000),), 1, 0)
     await stack.services.limiter.ask("settle", "all", 1000)
 
 

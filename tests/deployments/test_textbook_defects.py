@@ -38,7 +38,7 @@ def limiter(rate: int, burst: int) -> RateLimiter:
 def acquire(on: RateLimiter, now: int, id: str, quantity: int = 1, wait_s: int = 0) -> Any:
     """Take that much of r."""
     takes = (Take("r", "", quantity),)
-    return on.acquire(now, "c", id, takes, 1, wait_s * SECOND, DAY)
+    return on.acquire(now, "c", id, takes, 1, wait_s * SECOND)
 
 
 def test_who_waited_takes_what_he_waited_for() -> None:
@@ -62,7 +62,7 @@ def test_half_open_lets_a_counted_few_through() -> None:
     made.report(0, "c", TARGET, 0, FAILURE, 0)
     later = 61 * SECOND
     made.advance(later)
-    found = [made.permit(later, "c", f"p{n}", TARGET, DAY) for n in range(100)]
+    found = [made.permit(later, "c", f"p{n}", TARGET) for n in range(100)]
     assert sum(isinstance(one, Permit) for one in found) == 3
     assert sum(isinstance(one, Barred) for one in found) == 97
 
@@ -74,7 +74,7 @@ def test_the_day_rolls_over_by_the_clock() -> None:
     costs.configure(NOON, "c", "1", {"budgets": [daily | {"timezone": "UTC"}]})
 
     def reserve(id: str, now: int) -> Any:
-        return costs.reserve(now, "c", id, (("d", ""),), 100, DAY, FACTS)
+        return costs.reserve(now, "c", id, (("d", ""),), 100, 0, FACTS)
 
     assert isinstance(reserve("a", NOON), Reserved)
     costs.post(NOON, "c", "a", 100, Usage())
