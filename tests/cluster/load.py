@@ -9,8 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from deployments.providers.simulated_log import CallRecord
-from tests.client import Client
+from benchmarks.client import Client
 
 Once = Callable[[int], Awaitable[str]]
 """Makes the n-th request and says in a word how it ended."""
@@ -73,25 +72,3 @@ async def mixed(client: Client, key: str, model: str, dice: random.Random) -> st
         return "left"
     broke = stream and reply.status == 200 and not content.endswith(b"data: [DONE]\n\n")
     return "broke off" if broke else str(reply.status)
-
-
-def most_above(rate: int, stamps: Iterable[int]) -> int:
-    """How much the fullest window holds above `rate` a second, in 1e-9 units.
-
-    stamps: nanoseconds, one for each unit.
-    """
-    ahead = [number * 10**9 - rate * at for number, at in enumerate(sorted(stamps))]
-    lowest, most = ahead[0], 0
-    for each in ahead:
-        lowest = min(lowest, each)
-        most = max(most, each - lowest)
-    return most + 10**9
-
-
-def overlapping(calls: Iterable[CallRecord]) -> int:
-    """The most of these calls that were in flight together."""
-    edges = []
-    for call in calls:
-        assert call.ended_ns is not None
-        edges += [(call.started_ns, 1), (call.ended_ns, -1)]
-    return max(itertools.accumulate(change for _, change in sorted(edges)), default=0)

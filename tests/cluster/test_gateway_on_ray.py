@@ -12,17 +12,18 @@ from typing import Any
 import aiohttp
 import pytest
 
+from benchmarks.client import Client
+from benchmarks.on_ray import Gateway, Setting, running
+from benchmarks.strict.windows import most_above, overlapping
 from deployments.config import parse_policy
 from deployments.providers.simulated_log import CallRecord
-from tests.client import Client
-from tests.cluster.gateway import Gateway, running
-from tests.cluster.load import Crowd, at_once, mixed, most_above, overlapping
-from tests.cluster.stage import REPLICAS
+from tests.cluster.load import Crowd, at_once, mixed
 from tests.replies import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cluster]
 
 AT_ONCE = 200
+REPLICAS = 4
 BURST, RATE = 50, 20
 PROBES = 3
 STEPS = [
@@ -30,7 +31,7 @@ STEPS = [
     *("admission", "provider", "settle", "answer"),
 ]
 # Prompts that name no model take the first.
-MODELS = ["gpt-4o-mini", "limited", "paid", "shared", "recovering", "killed", "mixed"]
+MODELS = ("gpt-4o-mini", "limited", "paid", "shared", "recovering", "killed", "mixed")
 PRICE = {"input_per_mtok": 1.0, "output_per_mtok": 4.0}
 # All output, and 100 tokens of it are 0.02 dollars.
 ROUND_PRICE = {"input_per_mtok": 0.0, "output_per_mtok": 200.0}
@@ -90,7 +91,8 @@ SINGLETONS = ("circuit_breaker", "rate_limiter", "response_cache", "cost_tracker
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Four replicas, one provider, one policy for all of these tests."""
     parse_policy(POLICY)
-    with running(tmp_path_factory.mktemp("gateway"), POLICY, MODELS) as found:
+    setting = Setting(REPLICAS, MODELS)
+    with running(tmp_path_factory.mktemp("gateway"), POLICY, setting) as found:
         yield found
 
 
@@ -206,7 +208,7 @@ async def test_a_limit_is_exact_over_all_replicas(gateway: Gateway, client: Clie
     assert len(minters(calls)) == REPLICAS
     stamps = [call.admitted_ns or 0 for call in calls]
     assert min(stamps) > 0
-    assert most_above(RATE, stamps) <= BURST * 10**9
+    assert most_above(RATE, ((stamp, 1) for stamp in stamps)) <= BURST * 10**9
     within = [stamp for stamp in stamps if stamp <= min(stamps) + 60 * 10**9]
     assert len(within) >= 0.95 * (BURST + 60 * RATE)
 

@@ -101,6 +101,7 @@ class Client:
         counted = {
             "reserved nanos": sum(budget["pending_nanos"] for budget in budgets["data"]),
             "holds": limits["holds"],
+            "slices": limits.get("slices", 0),
             "tickets": limits["waiting"],
             "slots": sum(one["burst"] - one["remaining"] for one in slots),
             "leaders": cache["leaders"],

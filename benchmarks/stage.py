@@ -1,0 +1,140 @@
+"""A program: the gateway, and the simulated provider where it is asked for, on Ray.
+
+A process of its own, because Serve reads its mode from the environment when it is imported,
+and Ray allows a process one cluster. It takes one JSON value per line, `[what, argument]`,
+and answers each with one: `["ok", value]` or `["failed", why]`. It ends with its input.
+
+    python -m benchmarks.stage RAY_ADDRESS PORT STORAGE_FOLDER SETTING
+
+SETTING is JSON, the fields of `benchmarks.on_ray.Setting`.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
+
+from actors import keys, registry
+from actors.consultant import Consultant
+from actors.ray_transport import RayTransport
+from benchmarks.on_ray import Setting
+
+
+def main(address: str, port: str, storage: str, setting: str) -> None:
+    """Start, obey, end."""
+    # Ray and Serve print as well; what is said to the caller must stay apart from it.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    ray.init(address=address, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+    stage = Stage(int(port), Path(storage), Setting(**json.loads(setting)))
+    commands: dict[str, Callable[[Any], Any]] = {
+        "bootstrap": stage.bootstrap,
+        "deploy": stage.deploy,
+        "describe": stage.describe,
+        "wanted": stage.wanted,
+    }
+    try:
+        for line in sys.stdin:
+            what, argument = json.loads(line)
+            try:
+                answer = ["ok", commands[what](argument)]
+            except Exception as error:
+                answer = ["failed", f"{type(error).__name__}: {error}"]
+            print(json.dumps(answer), file=answers, flush=True)
+    finally:
+        serve.shutdown()
+        registry.teardown(stage.setting.name)
+        ray.shutdown()
+
+
+class Stage:
+    """What a caller can have done.
+
+    port: of the ingress. storage: for all durable state.
+    """
+
+    def __init__(self, port: int, storage: Path, setting: Setting) -> None:
+        self.setting = setting
+        self._storage = storage
+        providers = list(setting.providers)
+        if setting.models:
+            url = f"http://127.0.0.1:{port}/simulated/v1"
+            providers.append({"name": "simulated", "kind": "simulated", "base_url": url})
+        self._gateway = {
+            "name": setting.name,
+            "storage_path": str(storage),
+            "providers": providers,
+            "shards": setting.shards,
+        }
+        self._simulated = {
+            "name": setting.name,
+            "models": setting.models,
+            "knobs": {"ttft_s": 0.0, "tokens_per_s": 0.0},
+            "log_path": str(storage / "calls.jsonl"),
+        }
+
+    def bootstrap(self, _: None) -> str:
+        """Make the first admin key of the gateway to come."""
+        return asyncio.run(self._bootstrap())
+
+    async def _bootstrap(self) -> str:
+        name = self.setting.name
+        place = registry.claim_home(name, str(self._storage), self.setting.shards)
+        store = Consultant("key_store", RayTransport(name, "key_store", place))
+        store.start()
+        minted = keys.mint()
+        await store.ask("bootstrap", minted.id, minted.hash)
+        await store.close()
+        return minted.secret
+
+    def deploy(self, policy: Any) -> None:
+        """Deploy what there is as `serve deploy` does; again: what has changed of it."""
+        scaling = self.setting.scaling
+        replicas: dict[str, Any] = {"num_replicas": self.setting.replicas}
+        if scaling is not None:
+            replicas = {"num_replicas": "auto", "autoscaling_config": scaling}
+        applications = [
+            {
+                "name": self.setting.name,
+                "route_prefix": "/",
+                "import_path": "deployments.gateway:build",
+                "args": self._gateway,
+                "deployments": [{"name": "Gateway", "user_config": policy, **replicas}],
+            }
+        ]
+        if self.setting.models:
+            applications.append(
+                {
+                    "name": "simulated",
+                    "route_prefix": "/simulated",
+                    "import_path": "deployments.providers.simulated:build",
+                    "args": self._simulated,
+                }
+            )
+        config = ServeDeploySchema.parse_obj({"applications": applications})
+        client = _get_global_client()
+        assert client is not None
+        client.deploy_apps(config, _blocking=True)
+
+    def wanted(self, _: None) -> int:
+        """How many replicas of the gateway Serve means to have."""
+        client = _get_global_client()
+        assert client is not None
+        found = client.get_serve_details()["applications"][self.setting.name]
+        wanted: int = found["deployments"]["Gateway"]["target_num_replicas"]
+        return wanted
+
+    def describe(self, _: None) -> dict[str, dict[str, Any]]:
+        """The singletons, as `registry.describe`."""
+        return registry.describe(self.setting.name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
