@@ -1,1 +1,1 @@
-"""Speed, side by side with the bare ingress."""
+"""Measurements."""

@@ -38,19 +38,23 @@ http {{
   server {{
     listen 127.0.0.1:{port} reuseport;
     location / {{ default_type application/json; return 200 '{answer}'; }}
+    {more}
   }}
 }}
 """
 
 
 @contextmanager
-def upstream(folder: Path, port: int) -> Iterator[str]:
-    """Run it; yields the base URL. Raises RuntimeError where nginx is not installed."""
+def upstream(folder: Path, port: int, more: str = "") -> Iterator[str]:
+    """Run it; yields the base URL. Raises RuntimeError where nginx is not installed.
+
+    more: further locations, as nginx's configuration has them.
+    """
     binary = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if binary is None:
         raise RuntimeError("the benchmark needs nginx: apt-get install nginx-light")
     config = folder / "nginx.conf"
-    config.write_text(_CONFIG.format(folder=folder, port=port, answer=COMPLETION))
+    config.write_text(_CONFIG.format(folder=folder, port=port, answer=COMPLETION, more=more))
     process = subprocess.Popen([binary, "-c", str(config), "-p", str(folder)])
     url = f"http://127.0.0.1:{port}/v1"
     try:

@@ -1,0 +1,1 @@
+"""Speed, side by side with the bare ingress and with peers."""
