@@ -237,6 +237,24 @@ def test_slices_that_stop_somebody_later_are_recalled_then() -> None:
     assert list(c.late()) == ["2"]
 
 
+def test_a_limit_that_newcomers_close_is_recalled_when_the_others_open() -> None:
+    """The tokens are recalled at once; of the slots enough were left, until somebody passed.
+
+    They are recalled when the tokens are back, and the one who waits is given that time too.
+    """
+    c = Caller(tokens("t", 1, 10), slots("s", 4))
+    c.exchange(0, "t", more=5, caller="a.1")
+    c.exchange(0, "s", more=2, caller="b.1")
+    assert c.acquire(0, ("t", 6), ("s", 2)) == Pending(0)
+    assert isinstance(c.acquire(0, ("s", 1)), Admitted)
+    assert c.recalled() == [("a.1", "t", "")]
+    c.exchange(0.2, "t", back=5, caller="a.1")
+    assert c.recalled() == [("b.1", "s", "")]
+    assert c.until(0.4) == {}
+    c.exchange(0.4, "s", back=2, caller="b.1")
+    assert list(c.late()) == ["1"]
+
+
 def test_the_longest_wait_is_longer_by_one_recall_at_most() -> None:
     """A holder that speaks, but keeps what it has, delays nobody for ever."""
     c = Caller(requests("r", 1, 100))
@@ -407,3 +425,27 @@ def test_what_comes_and_goes_within_a_batch_is_not_stored() -> None:
     c.settle(0, "short")
     rows = c.limiter.take_changes().rows
     assert [(row.table, row.key) for row in rows] == [("buckets", "r "), ("holds", "long")]
+
+
+def test_nothing_is_withheld_where_some_ask_and_others_borrow() -> None:
+    """I13 and I1: burst 50 at 20/s, more wanted all the time: 50 + 20 · 60 within a minute.
+
+    Two owners spend what they are lent at once and tell of it 50 ms later; others ask, and
+    do not wait. All but the last slices are used, and never more than there is.
+    """
+    c = Caller(requests("r", 20, 50))
+    spent = {"a.1": 0, "b.1": 0}
+    lent_used = 0
+    for step in range(60 * 20):
+        at = step / 20
+        for owner in spent:
+            granted = c.exchange(at, "r", caller=owner, used=spent[owner], more=10).granted
+            spent[owner] = granted
+            lent_used += granted
+        for _ in range(3):
+            c.acquire(at, ("r", 1))
+        c.until(at + 0.05)
+    admitted = c.status(60)["holds"]
+    assert admitted > 0
+    assert lent_used > 0
+    assert 0.95 * 1250 <= admitted + lent_used <= 1250
