@@ -121,7 +121,10 @@ def verify(
             return Damage(sequence, f"row {sequence} is missing, or one was put in before it")
         if value[1] != previous:
             return Damage(sequence, "does not continue the row before it: one of them was changed")
-        previous = sha256(_pack(value)).digest()
+        try:
+            previous = sha256(_pack(value)).digest()
+        except (TypeError, OverflowError, UnicodeEncodeError):
+            return Damage(sequence, "holds what no row can hold")
         witnessed = witnessed or (sequence, previous.hex()) == tuple(witness or ())
     if (sequence, previous.hex()) != tuple(head):
         return Damage(sequence, f"ends at row {sequence}, which is not the head {tuple(head)}")
