@@ -6,16 +6,23 @@ A mode is a way to do that; the load, the measuring and the table are the same f
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import ray
 
 from actors import registry
-from actors.charges import Exhausted, Facts, Usage
+from actors.charges import Facts, Reserved, Usage
 from actors.consultant import Consultant
+from actors.limit_slices import LimitSlices
 from actors.limits import NORMAL, Admitted, Take
+from actors.outbox import Outbox
 from actors.ray_transport import RayTransport
+from actors.wallet import Wallet
+from deployments.calls import Calls
 
 SINGLETONS = ("rate_limiter", "cost_tracker")
 AMPLE = 10**9
@@ -46,16 +53,7 @@ _KEYS_PER_TEAM = 10
 _WORST_NANOS, _COST_NANOS = 120_000, 47_400
 _USAGE = Usage(input=60, output=64)
 _PATIENCE_NS = 10 * 10**9
-_LIFETIME_NS = 180 * 10**9
 _SAMPLED = 8
-_MAX_KNOWN = 10_000
-
-
-class Held(NamedTuple):
-    """What one admission holds, by the ids under which it is settled."""
-
-    take_id: str
-    charge_id: str
 
 
 class Bound(NamedTuple):
@@ -66,6 +64,8 @@ class Bound(NamedTuple):
     facts: Facts
 
 
+# As in a replica: what binds the same key again and again is found out once.
+@lru_cache(maxsize=10_000)
 def bound(number: int) -> Bound:
     """The limits and budgets of the key with this number."""
     key, team = f"key-{number}", f"team-{number // _KEYS_PER_TEAM}"
@@ -77,14 +77,18 @@ def bound(number: int) -> Bound:
     )
 
 
-class Mode(Protocol):
-    """A way to admit and to settle. Both raise, or let fail, what must not happen in a run."""
+Settle = Callable[[], None]
+"""Says that an admission is over and what it cost; nobody waits for that."""
 
-    async def admit(self, number: int) -> Held:
+
+class Mode(Protocol):
+    """A way to admit and to settle. Raises, or lets fail, what must not happen in a run."""
+
+    async def admit(self, number: int) -> Settle:
         """Take from all limits and budgets of the key with this number."""
 
-    def settle(self, held: Held) -> None:
-        """Say that it is over and what it cost; nobody waits for that."""
+    async def close(self) -> None:
+        """Give back what is at hand."""
 
 
 class Direct:
@@ -95,54 +99,89 @@ class Direct:
         self._costs = costs
         self._process = os.urandom(8).hex()
         self._minted = 0
-        self._known: dict[int, Bound] = {}
 
-    async def admit(self, number: int) -> Held:
+    async def admit(self, number: int) -> Settle:
         """See `Mode`."""
-        takes, subjects, facts = self._bound(number)
+        takes, subjects, facts = bound(number)
+        take_id, charge_id = self.mint(), self.mint()
+        admitted = self.acquire(take_id, takes)
+        reserved = self.reserve(charge_id, subjects, facts)
+        await agreed(admitted, Admitted)
+        await agreed(reserved, Reserved)
+        return lambda: self._settle(take_id, charge_id)
+
+    def mint(self) -> str:
+        """An id that nobody else has."""
         self._minted += 1
-        held = Held(f"{self._process}{self._minted:016x}", f"{self._process}{self._minted:016x}c")
-        admitted = self._limiter.submit(
-            "acquire", held.take_id, takes, NORMAL, _PATIENCE_NS, _LIFETIME_NS
-        )
-        reserved = self._costs.submit(
-            "reserve", held.charge_id, subjects, _WORST_NANOS, _LIFETIME_NS, facts
-        )
-        reply = await admitted
-        if type(reply) is not Admitted:
-            raise RuntimeError(f"refused: {reply}")
-        if isinstance(money := await reserved, Exhausted):
-            raise RuntimeError(f"refused: {money}")
-        return held
+        return f"{self._process}{self._minted:016x}"
 
-    def _bound(self, number: int) -> Bound:
-        # As a replica does: what binds the same key again and again is found out once.
-        found = self._known.get(number)
-        if found is None:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            found = self._known[number] = bound(number)
-        return found
+    def acquire(self, take_id: str, takes: tuple[Take, ...]) -> "asyncio.Future[Any]":
+        """Ask for the limits."""
+        return self._limiter.submit("acquire", take_id, takes, NORMAL, _PATIENCE_NS)
 
-    def settle(self, held: Held) -> None:
+    def reserve(self, charge_id: str, subjects: Any, facts: Facts) -> "asyncio.Future[Any]":
+        """Ask for the budgets."""
+        return self._costs.submit("reserve", charge_id, subjects, _WORST_NANOS, _PATIENCE_NS, facts)
+
+    def _settle(self, take_id: str, charge_id: str) -> None:
+        self._costs.tell("post", charge_id, _COST_NANOS, _USAGE, False)
+        self._limiter.tell("settle", take_id, None)
+
+    async def close(self) -> None:
         """See `Mode`."""
-        self._costs.tell("post", held.charge_id, _COST_NANOS, _USAGE, False)
-        self._limiter.tell("settle", held.take_id, None)
 
 
 class Leased:
-    """Slices of the limits and budgets are spent here, without asking."""
+    """What is at hand is spent without asking, as a replica does, its outbox included."""
 
-    def __init__(self, limiter: Consultant, costs: Consultant) -> None:
-        raise NotImplementedError("there is no lease manager yet")
+    def __init__(self, limiter: Consultant, costs: Consultant, outbox: Outbox) -> None:
+        self._direct = Direct(limiter, costs)
+        self._limiter = limiter
+        self._slices = LimitSlices(limiter)
+        self._wallet = Wallet(costs)
+        self._calls = Calls(costs, self._wallet, outbox)
+        self._slices.start()
+        self._wallet.start()
 
-    async def admit(self, number: int) -> Held:
+    async def admit(self, number: int) -> Settle:
         """See `Mode`."""
-        raise NotImplementedError
+        takes, subjects, facts = bound(number)
+        direct = self._direct
+        take_id, charge_id = direct.mint(), direct.mint()
+        held = self._wallet.reserve(facts, _WORST_NANOS)
+        leased = self._slices.take(takes)
+        admitted = None if leased is not None else direct.acquire(take_id, takes)
+        if held is None:
+            asked = direct.reserve(charge_id, subjects, facts)
+            self._wallet.learn(facts, await agreed(asked, Reserved))
+        else:
+            # A request does other things as well, and lets others do theirs.
+            await asyncio.sleep(0)
+        if admitted is not None:
+            await agreed(admitted, Admitted)
+        self._calls.started(charge_id, facts, _WORST_NANOS, held)
 
-    def settle(self, held: Held) -> None:
+        def settle() -> None:
+            self._calls.ended(charge_id, facts, held, _COST_NANOS, _USAGE, False)
+            if leased is not None:
+                leased.settle(None)
+            else:
+                self._limiter.tell("settle", take_id, None)
+
+        return settle
+
+    async def close(self) -> None:
         """See `Mode`."""
-        raise NotImplementedError
+        await self._slices.close()
+        await self._wallet.close()
+
+
+async def agreed(asked: "asyncio.Future[Any]", kind: type) -> Any:
+    """The reply, which must be of this kind. Raises RuntimeError."""
+    reply = await asked
+    if type(reply) is not kind:
+        raise RuntimeError(f"refused: {reply}")
+    return reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +213,9 @@ class Caller:
     """A process that admits as fast as it is answered."""
 
     def __init__(self) -> None:
-        self._consultants: dict[str, Consultant] = {}
+        self._consultants: list[Consultant] = []
+        self._mode: Mode | None = None
+        self._outbox: Outbox | None = None
         self._transports: list[RayTransport] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._done = 0
@@ -201,23 +242,29 @@ class Caller:
         """Finish what is under way, deliver what was told, hang up. Raises what went wrong."""
         self._left = 0
         await asyncio.gather(*self._tasks)
-        for consultant in self._consultants.values():
+        assert self._mode is not None
+        await self._mode.close()
+        for consultant in self._consultants:
             await consultant.close()
         for transport in self._transports:
             transport.close()
-        self._tasks = []
+        assert self._outbox is not None
+        self._outbox.close()
 
     def _begin(self, load: Load, admissions: int) -> None:
         place = registry.home(load.gateway)
         assert place is not None
+        outbox = Outbox(Path(place.folder) / load.gateway / "outbox")
         self._transports = [RayTransport(load.gateway, each, place) for each in SINGLETONS]
-        self._consultants = {
-            each: Consultant(each, transport)
+        self._consultants = [
+            Consultant(each, transport, registry.life_of(outbox))
             for each, transport in zip(SINGLETONS, self._transports, strict=True)
-        }
-        for consultant in self._consultants.values():
+        ]
+        for consultant in self._consultants:
             consultant.start()
-        mode = (Leased if load.leases else Direct)(*self._consultants.values())
+        limiter, costs = self._consultants
+        mode: Mode = Leased(limiter, costs, outbox) if load.leases else Direct(limiter, costs)
+        self._mode, self._outbox = mode, outbox
         self._left, self._next = admissions, load.first_key
         self._tasks = [
             asyncio.create_task(self._admit(mode, load.keys)) for _ in range(load.concurrency)
@@ -228,7 +275,8 @@ class Caller:
             self._left -= 1
             number, self._next = self._next % keys, self._next + 1
             began_ns = time.perf_counter_ns()
-            mode.settle(await mode.admit(number))
+            settle = await mode.admit(number)
+            settle()
             self._done += 1
             if self._done % _SAMPLED == 0:
                 self._latencies_ns.append(time.perf_counter_ns() - began_ns)

