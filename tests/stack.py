@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import uvicorn
@@ -25,6 +25,7 @@ from actors.outbox import Outbox
 from actors.transport import InProcess
 from deployments.app import create_app
 from deployments.config import GatewayArgs, ProviderArgs
+from deployments.http_protocol import Protocol
 from deployments.prompts import load_builtin
 from deployments.providers.simulated_app import create_app as create_simulated
 from deployments.providers.simulated_client import SimulatedClient
@@ -76,36 +77,6 @@ class Line(InProcess):
         found = await super().watch(payload)
         await self._open.wait()
         return found
-
-
-def as_serve_does(app: Any) -> Any:
-    """The app as Ray Serve runs it: a request is cancelled when its client has gone."""
-
-    async def served(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-        arrived: asyncio.Queue[Any] = asyncio.Queue()
-
-        async def listen() -> None:
-            while True:
-                message = await receive()
-                arrived.put_nowait(message)
-                if message["type"] == "http.disconnect":
-                    return
-
-        listening = asyncio.create_task(listen())
-        running = asyncio.create_task(app(scope, arrived.get, send))
-        try:
-            await asyncio.wait((listening, running), return_when=asyncio.FIRST_COMPLETED)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        finally:
-            listening.cancel()
-        if not running.cancelled():
-            running.result()
-
-    return served
 
 
 @dataclass
@@ -229,12 +200,15 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def serving(app: Any, port: int) -> AsyncIterator[None]:
+async def serving(
+    app: Any, port: int, protocol: type[asyncio.Protocol] | Literal["auto"] = "auto"
+) -> AsyncIterator[None]:
     """An ASGI app on a port of the loopback."""
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
         port=port,
+        http=protocol,
         log_level="warning",
         timeout_graceful_shutdown=1,
         timeout_keep_alive=60,
@@ -281,7 +255,7 @@ async def running(folder: Path, raw_policy: Any = None, **knobs: Any) -> AsyncIt
     await services.keys.ask("create", KeyRecord(user.id, "test", "team-a", "user", user.hash))
     async with (
         serving(simulated, provider_port),
-        serving(as_serve_does(create_app(services)), port),
+        serving(create_app(services), port, Protocol),
         aiohttp.ClientSession() as session,
     ):
         url = f"http://127.0.0.1:{port}"

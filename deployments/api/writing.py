@@ -69,8 +69,11 @@ async def send_chat(services: Services, request: Request, reply: Reply, send: Se
     headers = reply_headers(request, reply)
     if reply.live is None:
         kind = EVENTS if reply.kind == "sse" else JSON
-        finish(services, request, reply, 200)
-        await send_bytes(send, 200, [kind, *headers], reply.body)
+        try:
+            await send_bytes(send, 200, [kind, *headers], reply.body)
+        finally:
+            # What is written down of it does not keep its client waiting.
+            finish(services, request, reply, 200)
         return
     await send_head(services, request, reply, send, headers)
     # A client that stops reading holds the line no longer than its request may take.
