@@ -27,7 +27,7 @@ from actors.wire import unpack_reply
 
 _MAX_QUEUED = 50_000
 _MAX_BATCH = 2_000
-_TELL_LINGER_S = 0.03
+TELL_LINGER_S = 0.03
 # A call to an actor costs either side about half a millisecond, whatever is in it. Alone, a
 # request should not wait for company; in a crowd, company is what keeps the crowd moving.
 _ASK_LINGER_S = 0.0004
@@ -44,6 +44,7 @@ class Consultant(Viewer):
     name: for messages.
     transport: how to reach it.
     life: of this process; needed by who holds anything there.
+    linger_s: how long what is told may wait for company.
 
     on_recall: called with each recall of something that this process was lent; more than once
         where its arrival was not noticed.
@@ -53,7 +54,13 @@ class Consultant(Viewer):
     `start()` on the event loop before use; `close()` delivers what was told and stops.
     """
 
-    def __init__(self, name: str, transport: Transport, life: Life | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        transport: Transport,
+        life: Life | None = None,
+        linger_s: float = TELL_LINGER_S,
+    ) -> None:
         super().__init__()
         self.name = name
         self.crowd: Callable[[], int] = lambda: 1
@@ -62,6 +69,7 @@ class Consultant(Viewer):
         self.on_recall: Callable[[Any], None] | None = None
         self._transport = transport
         self._life = life
+        self._linger_s = linger_s
         self._caller = self._new_caller()
         self._number = 0
         self._queue: deque[Item] = deque()
@@ -140,13 +148,13 @@ class Consultant(Viewer):
         Never refused: what is told gives back what was taken, or says what was spent.
         """
         self._queue.append(Item(command, args))
-        self._send_within(_TELL_LINGER_S)
+        self._send_within(self._linger_s)
 
     def report(self, command: str, *args: Any) -> "asyncio.Future[Any]":
         """Tell, and have the reply; a cancelled future takes back what was not sent yet."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append(Item(command, args, future))
-        self._send_within(_TELL_LINGER_S)
+        self._send_within(self._linger_s)
         return future
 
     def _send_within(self, delay_s: float) -> None:

@@ -1,10 +1,9 @@
 """The response cache: one answer per question, one provider call per missing answer.
 
-Exact keys, bounded, least recently used goes first (`actors/cache_entries.py`). Of all
-that miss the same key one is the leader, who fetches and fills; the others wait
-(`actors/cache_flights.py`; the idea is golang.org/x/sync/singleflight's, across
-processes). Stale answers: RFC 5861. Whole replies under keys that clients choose:
-`actors/repeats.py`.
+Exact keys, bounded, least recently used goes first (`actors/cache_entries.py`). Of all that miss
+the same key one is the leader, who fetches and fills; the others wait (`actors/cache_flights.py`;
+the idea is golang.org/x/sync/singleflight's, across processes). Stale answers: RFC 5861. Whole
+replies under keys that clients choose: `actors/repeats.py`.
 
 A restart loses bodies and counts; it remembers leaders, waiters, purges and the policy.
 """
@@ -19,9 +18,7 @@ from actors.errors import IdempotencyMismatch, InvalidRequest, Overloaded
 from actors.mechanism import Bookkeeping, Gone, Pending, Row
 from actors.repeats import Repeated, RepeatReply, Repeats
 
-MAX_CLAIMS = 100_000
-"""Leaders and waiters at once; past it a claim raises Overloaded."""
-
+MAX_CLAIMS = 100_000  # Leaders and waiters at once; past it a claim raises Overloaded.
 _META = "meta"
 
 
@@ -46,6 +43,7 @@ class ResponseCache(Bookkeeping):
         self._flights = Flights(self)
         self._repeats = Repeats(self)
         self._lookups = Lookups()
+        self._caught_up_ns = -1
 
     # Commands.
 
@@ -136,9 +134,9 @@ class ResponseCache(Bookkeeping):
         ttl_ns: how long it is fresh; 0 keeps nothing.
         swr_ns, sie_ns: how long after that it may serve stale, while it is refreshed and
             instead of an error.
-        Dropped is what comes from a lead that ended, from before a purge, or is too large.
-        Waiters get the answer even if it is not kept, except those who asked after a purge
-        that it predates: the first of these leads now.
+        Dropped is what comes from a lead that ended, from before a purge, or is too large. Waiters
+        get the answer even if it is not kept, except those who asked after a purge that it
+        predates: the first of these leads now.
         """
         if entry.kind not in ("json", "sse"):
             raise InvalidRequest(f"An entry is json or sse, not {entry.kind}", param="kind")
@@ -183,8 +181,7 @@ class ResponseCache(Bookkeeping):
             and now < (stored.dead_ns if stale_ok else stored.fresh_until_ns)
         ):
             return self._hit(key, stored, now, None)
-        # The claim before a failure has counted its miss already.
-        self._lookups.misses += not stale_ok
+        self._lookups.misses += not stale_ok  # The claim before a failure has counted its own.
         return None
 
     def waiting(self, now: int, caller: str, key: str) -> int:
@@ -282,6 +279,9 @@ class ResponseCache(Bookkeeping):
 
     def _catch_up(self, now: int) -> None:
         """Have everything as it is at `now`, however late `advance` is."""
+        if now == self._caught_up_ns:
+            return  # A batch has one time, and nothing ends when it begins.
+        self._caught_up_ns = now
         self._flights.catch_up(now)
         self._entries.sweep(now)
         self._repeats.catch_up(now)

@@ -13,7 +13,7 @@ from ray.serve import Application
 
 from actors import registry
 from actors.collector import calm
-from actors.consultant import Consultant
+from actors.consultant import TELL_LINGER_S, Consultant
 from actors.outbox import Outbox
 from actors.ray_transport import RayTransport
 from actors.sharded import as_one
@@ -30,6 +30,9 @@ from deployments.providers.simulated_client import SimulatedClient
 from deployments.services import Services
 from deployments.tokens import encoding_for
 
+# A batch of the ledger ends with an fsync, and what it is told is on the outbox meanwhile.
+_LEDGER_LINGER_S = 0.1
+
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +47,8 @@ class Gateway:
         life = registry.life_of(outbox)
 
         def consultant(host: str) -> Consultant:
-            return Consultant(host, RayTransport(args.name, host, place), life)
+            linger_s = _LEDGER_LINGER_S if host == "cost_tracker" else TELL_LINGER_S
+            return Consultant(host, RayTransport(args.name, host, place), life, linger_s)
 
         consultants = {
             singleton: as_one(singleton, [consultant(host) for host in place.names(singleton)])

@@ -78,7 +78,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: what is being done for it ends, unless it is done."""
         super().connection_lost(exc)
-        if self._work is not None and self.cycle is not None and not self.cycle.response_complete:
+        if self._work is not None and not self.cycle.response_complete:
             self._work.cancel()
 
 
@@ -87,4 +87,4 @@ def install() -> None:
 
     Serve starts the server and lets uvicorn choose the protocol; this is what it then chooses.
     """
-    auto.AutoHTTPProtocol = Protocol  # type: ignore[misc, assignment]
+    auto.AutoHTTPProtocol = Protocol
