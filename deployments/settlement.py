@@ -14,7 +14,6 @@ from deployments.policy import Target
 from deployments.providers.base import FailureKind, outcome_of
 from deployments.request import Reply, Request
 from deployments.services import Services
-from deployments.telemetry.metrics import label
 
 
 def note_interaction(services: Services, request: Request, reply: Reply, failed: bool) -> None:
@@ -140,11 +139,10 @@ class Settlement:
         )
         if admission.taken is not None:
             admission.taken.settle(usage.input + usage.output)
-        at = f'{{target="{label(self._target.name)}"'
-        count = services.metrics.count
-        count(f'raygate_tokens_total{at},kind="input"}}', usage.input)
-        count(f'raygate_tokens_total{at},kind="output"}}', usage.output)
-        count(f"raygate_cost_nanodollars_total{at}}}", cost)
+        target, count = self._target.name, services.metrics.count
+        count("raygate_tokens_total", target, "input", by=usage.input)
+        count("raygate_tokens_total", target, "output", by=usage.output)
+        count("raygate_cost_nanodollars_total", target, by=cost)
 
     def _report(self, outcome: str, first_byte_ns: int, rest_ns: int | None = None) -> None:
         name = self._target.name
@@ -152,6 +150,4 @@ class Settlement:
         self._services.breaker.tell(
             "report", name, self._permit.generation, outcome, first_byte_ns, permit_id, rest_ns
         )
-        self._services.metrics.count(
-            f'raygate_provider_calls_total{{target="{label(name)}",outcome="{outcome}"}}'
-        )
+        self._services.metrics.count("raygate_provider_calls_total", name, outcome)

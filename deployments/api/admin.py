@@ -18,6 +18,7 @@ from deployments import prompts
 from deployments.api.auth import PRIORITIES
 from deployments.api.reading import tags_of
 from deployments.services import Services
+from deployments.telemetry.trace import shown
 
 Query = dict[str, str]
 Body = dict[str, Any]
@@ -202,7 +203,7 @@ async def search_traces(services: Services, path: dict[str, str], query: Query, 
         filters["tags"] = tags_of(query["tags"])
     limit = min(limit_of(query, 50), MAX_PAGE)
     page = await services.traces.ask("search", filters, limit, query.get("cursor"))
-    return {"data": list(page[0]), "cursor": page[1]}
+    return {"data": [shown(trace) for trace in page[0]], "cursor": page[1]}
 
 
 def _chosen(query: Query, name: str, choices: dict[str, Any]) -> Any:
@@ -216,7 +217,7 @@ async def one_trace(services: Services, path: dict[str, str], query: Query, body
     found = await services.traces.ask("get", path["id"])
     if found is None:
         raise NotFound(f"Trace {path['id'][:64]} is not kept (any more).")
-    return found
+    return shown(found)
 
 
 async def list_prompts(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:

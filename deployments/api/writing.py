@@ -12,7 +12,6 @@ from deployments.api.http import EVENTS, JSON, Headers, Send, error_object, send
 from deployments.request import Reply, Request
 from deployments.services import Services
 from deployments.settlement import note_interaction
-from deployments.telemetry.metrics import label
 from deployments.telemetry.trace import Trace
 
 PATIENCE_S = 5.0
@@ -161,14 +160,10 @@ def finish(
 
 def _count(services: Services, request: Request, reply: Reply, outcome: str) -> None:
     metrics = services.metrics
-    model = label(request.model)[:100]
-    metrics.count(
-        f'raygate_requests_total{{endpoint="{request.endpoint}",model="{model}",'
-        f'outcome="{outcome}"}}'
-    )
-    metrics.count(f'raygate_cache_total{{result="{reply.cache}"}}')
+    metrics.count("raygate_requests_total", request.endpoint, request.model[:100], outcome)
+    metrics.count("raygate_cache_total", reply.cache)
     if reply.reason is not None:
-        metrics.count(f'raygate_fallbacks_total{{reason="{reply.reason}"}}')
+        metrics.count("raygate_fallbacks_total", reply.reason)
     metrics.observe(request.trace.elapsed_ns() / 1e9)
 
 
@@ -180,9 +175,7 @@ def count_refusal(
     request: Request | None,
 ) -> None:
     """A request that ended in an error, before the pipeline or within it."""
-    services.metrics.count(
-        f'raygate_requests_total{{endpoint="{endpoint}",model="",outcome="{error.code}"}}'
-    )
+    services.metrics.count("raygate_requests_total", endpoint, "", error.code)
     facts = trace.facts
     facts |= {"endpoint": endpoint, "status": error.status, "outcome": error.code}
     facts["error"] = error.message

@@ -1,6 +1,6 @@
 """Counters of one replica, and the Prometheus text of the whole cluster's sums.
 
-A counter's name carries its labels already (`name{label="value"}`): the cluster-wide sum
+A counter travels by a name that carries its labels (`name{label="value"}`): the cluster-wide sum
 is then one dictionary. Labels are models, targets, codes and the like, never tenants.
 """
 
@@ -19,28 +19,45 @@ _HELP = {
     "raygate_ledger_overruns_total": "Bills larger than what was reserved for them",
 }
 
+_LABELS = {
+    "raygate_requests_total": ("endpoint", "model", "outcome"),
+    "raygate_cache_total": ("result",),
+    "raygate_provider_calls_total": ("target", "outcome"),
+    "raygate_tokens_total": ("target", "kind"),
+    "raygate_cost_nanodollars_total": ("target",),
+    "raygate_fallbacks_total": ("reason",),
+    "raygate_request_seconds_bucket": ("le",),
+}
+
 
 class Metrics:
     """Deltas since they were last taken."""
 
     def __init__(self) -> None:
-        self._counters: defaultdict[str, int] = defaultdict(int)
+        self._counters: defaultdict[tuple[str, ...], int] = defaultdict(int)
 
-    def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter."""
-        self._counters[name] += by
+    def count(self, family: str, *labels: str, by: int = 1) -> None:
+        """Add to a counter. labels: the values of its family's (see `_LABELS`), in order."""
+        self._counters[family, *labels] += by
 
     def observe(self, seconds: float) -> None:
         """Add a request's duration to the histogram."""
         index = bisect_left(_LATENCY_S, seconds)
         bound = f"{_LATENCY_S[index]}" if index < len(_LATENCY_S) else "+Inf"
-        self._counters[f'raygate_request_seconds_bucket{{le="{bound}"}}'] += 1
-        self._counters["raygate_request_microseconds_sum"] += round(seconds * 1e6)
+        self._counters["raygate_request_seconds_bucket", bound] += 1
+        self._counters["raygate_request_microseconds_sum",] += round(seconds * 1e6)
 
     def take(self) -> dict[str, int]:
-        """What was counted since the last call."""
+        """What was counted since the last call, by names that carry their labels."""
         taken, self._counters = self._counters, defaultdict(int)
-        return dict(taken)
+        return {_name(*counter): count for counter, count in taken.items()}
+
+
+def _name(family: str, *labels: str) -> str:
+    if not labels:
+        return family
+    pairs = [f'{name}="{label(text)}"' for name, text in zip(_LABELS[family], labels, strict=True)]
+    return f"{family}{{{','.join(pairs)}}}"
 
 
 def label(text: str) -> str:

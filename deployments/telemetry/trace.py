@@ -52,7 +52,7 @@ class Trace:
         return now
 
     def record(self) -> dict[str, Any]:
-        """The trace as it is kept and shown."""
+        """The trace as it is kept; `shown` makes of it what a person reads."""
         return {
             "trace_id": self.id,
             "request_id": self.request_id or self.id,
@@ -61,11 +61,19 @@ class Trace:
             "duration_ns": self.elapsed_ns(),
             "provider_ns": self.provider_ns,
             **self.facts,
-            "steps": [
-                {"name": name, "start_ns": start, "duration_ns": lasted}
-                for name, start, lasted in self.steps
-            ],
+            "steps": self.steps,
         }
+
+
+def shown(record: dict[str, Any]) -> dict[str, Any]:
+    """A kept trace with its steps spelled out, which a hundred thousand others need not be."""
+    names = ("name", "start_ns", "duration_ns")
+    steps = [
+        # Those of versions before 0.2 are.
+        step if isinstance(step, dict) else dict(zip(names, step, strict=True))
+        for step in record["steps"]
+    ]
+    return {**record, "steps": steps}
 
 
 def new_trace(headers: dict[bytes, bytes]) -> Trace:

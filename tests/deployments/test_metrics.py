@@ -78,9 +78,9 @@ async def test_metrics_need_a_key(stack: Stack) -> None:
 def test_deltas_are_taken_once() -> None:
     """What was handed over is not handed over again."""
     metrics = Metrics()
-    metrics.count("a")
-    metrics.count("a", 2)
-    assert metrics.take() == {"a": 3}
+    metrics.count("raygate_cache_total", 'H"IT')
+    metrics.count("raygate_cache_total", 'H"IT', by=2)
+    assert metrics.take() == {'raygate_cache_total{result="H\\"IT"}': 3}
     assert metrics.take() == {}
 
 
