@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import aiohttp
 import orjson
 
 from actors.errors import InvalidRequest, NotFound, ProviderError
@@ -99,8 +98,8 @@ async def _manage(
         raise NotFound(f"A simulated provider has {', '.join(_KNOBS)}.")
     try:
         status, found = await provider.manage(method, path["what"], query, body)
-    except (aiohttp.ClientError, ProviderFailure) as error:
-        raise ProviderError(f"{provider.name} can't be asked ({type(error).__name__}).") from None
+    except ProviderFailure as error:
+        raise ProviderError(f"{provider.name} can't be asked ({error}).") from None
     if status >= 400:
         raise InvalidRequest(found["error"]["message"], param=found["error"].get("param"))
     return found

@@ -1,15 +1,18 @@
 """A provider that speaks OpenAI's HTTP: OpenAI itself, vLLM, the simulated provider, others."""
 
-import asyncio
-import os
+import re
+import ssl
+from collections.abc import Mapping
 from time import monotonic_ns
-
-import aiohttp
-from yarl import URL
+from urllib.parse import quote, urlsplit
 
 from .base import Answer, Call, ProviderFailure
+from .http1 import Connection
+from .pool import Pool
 
-_MAX_URLS = 64
+_MAX_HEADS = 64
+# What may stand in a path and its query as it is; "%" because it may be escaped already.
+_PLAIN = "/%:@!$&'()*+,;=~-._?"
 
 
 class OpenAIProvider:
@@ -23,6 +26,10 @@ class OpenAIProvider:
     keepalive_s: an idle connection is not reused after this. A provider that closes it in the
         very moment of reuse looks like a reset, so stay below the provider's own figure.
     max_answer_bytes: a longer body is cut off and counts as a reset.
+
+    Redirects are not followed, bodies not unpacked, and a call whose connection breaks is not
+    sent again, however stale the connection was: that could be paid for twice. Once closed, it
+    stays so. A call raises ValueError where its headers hold what no header can carry.
     """
 
     def __init__(
@@ -36,200 +43,174 @@ class OpenAIProvider:
         keepalive_s: float = 15.0,
         max_answer_bytes: int = 32 * 1024 * 1024,
     ) -> None:
-        url = URL(base_url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"provider {name}: the base URL must begin with http:// or https://")
-        if url.user or url.password:
-            raise ValueError(f"provider {name}: a key belongs in api_key, not in the base URL")
+        secure, host, port = _endpoint(name, base_url)
         if not (api_key.isascii() and (api_key.isprintable() or not api_key)):
             raise ValueError(f"provider {name}: the API key holds characters no header can carry")
         self.name = name
         self.base_url = base_url.rstrip("/")
-        self._headers = {
-            "content-type": "application/json",
+        shown = f"[{host}]" if ":" in host else host
+        own = {
+            "host": shown if port is None else f"{shown}:{port}",
+            "accept": "*/*",
             "accept-encoding": "identity",
+            "content-type": "application/json",
             "user-agent": "raygate",
         }
         if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
+            own["authorization"] = f"Bearer {api_key}"
+        self._own = _lines(own)
+        self._heads: dict[str, bytes] = {}
         self._connect_timeout_s = connect_timeout_s
-        self._max_connections = max_connections
-        self._keepalive_s = keepalive_s
-        self._max_answer_bytes = max_answer_bytes
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
-        self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[str, URL] = {}
+        self._pool = Pool(
+            name,
+            host,
+            port or (443 if secure else 80),
+            tls=_tls() if secure else None,
+            max_connections=max_connections,
+            keepalive_s=keepalive_s,
+            max_answer_bytes=max_answer_bytes,
+        )
 
     def __repr__(self) -> str:
         return f"OpenAIProvider(name={self.name!r}, base_url={self.base_url!r})"
 
     async def send(self, call: Call) -> Answer:
         """Send once and read the whole reply; `ProviderFailure` when there is none."""
-        start = monotonic_ns()
-        try:
-            limits = self._limits(None, call.timeout_s)
-            async with asyncio.timeout(call.timeout_s), self._post(call, limits) as reply:
-                first = monotonic_ns() - start
-                body = await self._read(reply)
-                return Answer(
-                    reply.status, _plain(reply), body, first, total_ns=monotonic_ns() - start
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(error, call) from None
+        return await self._send(self._head(call.path), call)
 
     async def stream(self, call: Call) -> "OpenAIStream":
         """Send once and return at the reply's head; `ProviderFailure` when there is none."""
         start = monotonic_ns()
+        request = _request(self._head(call.path), call)
+        connection = self._pool.take() or await self._connect(call.timeout_s)
         try:
-            async with asyncio.timeout(call.timeout_s):
-                reply = await self._post(call, self._limits(call.timeout_s, call.timeout_s))
-                first = monotonic_ns() - start
-                body = b""
-                if reply.status != 200:
-                    async with reply:
-                        body = await self._read(reply)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(error, call) from None
-        return OpenAIStream(self, call, reply, body, first)
+            until = start * 1e-9 + call.timeout_s
+            await connection.begin(request, call.timeout_s, until, True)
+            # What broke after the head is for the reader.
+            if connection.failure is not None and not connection.reply.streaming:
+                raise ProviderFailure(*connection.failure)
+        except BaseException:
+            self._pool.give_back(connection)
+            raise
+        return OpenAIStream(self._pool, connection, start)
 
     async def close(self) -> None:
         """Close every connection."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        self._pool.close()
 
-    def _post(
-        self, call: Call, timeout: aiohttp.ClientTimeout
-    ) -> "aiohttp.client._RequestContextManager":
-        # aiohttp resends on a stale connection for idempotent methods only; a POST surfaces as
-        # a disconnect, which is what the ledger needs: a silent resend would be paid for twice.
-        return self._open_session().post(
-            self._url(call.path),
-            data=call.body,
-            headers=call.headers,
-            allow_redirects=False,
-            timeout=timeout,
-        )
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._max_connections, keepalive_timeout=self._keepalive_s
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,
-                auto_decompress=False,
+    async def _send(self, head: bytes, call: Call) -> Answer:
+        start = monotonic_ns()
+        request = _request(head, call)
+        pool = self._pool
+        connection = pool.take() or await self._connect(call.timeout_s)
+        try:
+            until = start * 1e-9 + call.timeout_s
+            await connection.begin(request, call.timeout_s, until, False)
+            if connection.failure is not None:
+                raise ProviderFailure(*connection.failure)
+            reply = connection.reply
+            return Answer(
+                reply.status,
+                reply.headers,
+                b"".join(reply.parts),
+                reply.first_byte_ns - start,
+                monotonic_ns() - start,
             )
-        return self._session
+        finally:
+            pool.give_back(connection)
 
-    def _url(self, path: str) -> URL:
-        url = self._urls.get(path)
-        if url is None:
-            url = URL(self.base_url + path)
-            if len(self._urls) < _MAX_URLS:
-                self._urls[path] = url
-        return url
-
-    def _limits(self, between_chunks_s: float | None, whole_s: float) -> aiohttp.ClientTimeout:
+    async def _connect(self, timeout_s: float) -> Connection:
         # A call that gets no connection in time must end as such: nothing was sent, and
         # nothing may be charged. So that limit lies before the one on the whole.
-        if between_chunks_s is None and whole_s > self._connect_timeout_s:
-            return self._timeout
-        connect_s = min(self._connect_timeout_s, 0.9 * whole_s)
-        return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_read=between_chunks_s)
+        return await self._pool.make(min(self._connect_timeout_s, 0.9 * timeout_s))
 
-    async def _read(self, reply: aiohttp.ClientResponse) -> bytes:
-        length = reply.content_length
-        if length is not None and length <= self._max_answer_bytes:
-            return await reply.read()
-        parts: list[bytes] = []
-        size = 0
-        while part := await reply.content.readany():
-            size += len(part)
-            if size > self._max_answer_bytes:
-                reply.close()
-                raise self._too_long()
-            parts.append(part)
-        return b"".join(parts)
+    def _head(self, path: str) -> bytes:
+        head = self._heads.get(path)
+        if head is None:
+            head = self._head_of("POST", self.base_url + path)
+            if len(self._heads) < _MAX_HEADS:
+                self._heads[path] = head
+        return head
 
-    def _too_long(self) -> ProviderFailure:
-        return ProviderFailure(
-            "reset", f"provider {self.name} sent more than {self._max_answer_bytes} bytes"
-        )
-
-    def _failure(self, error: Exception, call: Call) -> ProviderFailure:
-        # The messages are our own: a library's may quote headers, and with them the key.
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            text = f"no connection to provider {self.name} within {self._connect_timeout_s:g} s"
-            return ProviderFailure("connect", text)
-        if isinstance(error, aiohttp.ClientConnectorError):
-            # The system's own word: the library's names the address, which is no client's business.
-            number = error.errno or 0
-            reason = os.strerror(number) if number > 0 else type(error).__name__
-            return ProviderFailure("connect", f"no connection to provider {self.name}: {reason}")
-        if isinstance(error, TimeoutError):
-            text = f"provider {self.name} said nothing more within {call.timeout_s:g} s"
-            return ProviderFailure("timeout", text)
-        text = f"provider {self.name} broke off its reply ({type(error).__name__})"
-        return ProviderFailure("reset", text)
+    def _head_of(self, method: str, url: str) -> bytes:
+        """The part of a request that is the same for every call."""
+        parts = urlsplit(url)
+        path = quote(parts.path or "/", _PLAIN)
+        query = f"?{quote(parts.query, _PLAIN)}" if parts.query else ""
+        return f"{method} {path}{query} HTTP/1.1\r\n".encode() + self._own
 
 
 class OpenAIStream:
     """A reply whose body is still arriving; the promises are those of `base.StreamAnswer`."""
 
-    __slots__ = (
-        "_call",
-        "_provider",
-        "_reply",
-        "_size",
-        "body",
-        "first_byte_ns",
-        "headers",
-        "status",
-    )
+    __slots__ = ("_connection", "_pool", "body", "first_byte_ns", "headers", "status")
 
-    def __init__(
-        self,
-        provider: OpenAIProvider,
-        call: Call,
-        reply: aiohttp.ClientResponse,
-        body: bytes,
-        first_byte_ns: int,
-    ) -> None:
+    def __init__(self, pool: Pool, connection: Connection, start: int) -> None:
+        reply = connection.reply
         self.status = reply.status
-        self.headers = _plain(reply)
-        self.body = body
-        self.first_byte_ns = first_byte_ns
-        self._provider = provider
-        self._call = call
-        self._reply = reply
-        self._size = 0
+        self.headers = reply.headers
+        self.body = b"" if reply.streaming else b"".join(reply.parts)
+        self.first_byte_ns = reply.first_byte_ns - start
+        self._pool = pool
+        self._connection: Connection | None = connection
+        if not reply.streaming:
+            self._let_go()
+
+    def __del__(self) -> None:
+        # A caller that was cancelled may have left it, and the pool would lack a place for good.
+        # The garbage collector runs in whatever thread needs memory.
+        if self._connection is not None:
+            self._pool.give_back_from_anywhere(self._connection)
 
     async def read(self) -> bytes:
         """The next bytes of the body; b"" at its end, `ProviderFailure` before it.
 
         May be cancelled and called again: nothing is lost by it.
         """
-        if self.status != 200:
-            return b""
-        provider = self._provider
-        try:
-            chunk = await self._reply.content.readany()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise provider._failure(error, self._call) from None
-        self._size += len(chunk)
-        if self._size > provider._max_answer_bytes:
-            raise provider._too_long()
-        return chunk
+        return b"" if self._connection is None else await self._connection.read()
 
     async def aclose(self) -> None:
         """Let the connection go: kept for reuse when the body was read to its end, else cut."""
-        if self._reply.content.is_eof():
-            self._reply.release()
-        else:
-            self._reply.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(connection)
 
 
-def _plain(reply: aiohttp.ClientResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in reply.headers.items()}
+def _endpoint(name: str, base_url: str) -> tuple[bool, str, int | None]:
+    """Whether by TLS, the host, and the port if it is named."""
+    try:
+        url = urlsplit(base_url)
+        host = (url.hostname or "").encode("idna").decode()
+        port = url.port
+    except ValueError:
+        raise ValueError(f"provider {name}: the base URL can't be read") from None
+    if url.scheme not in ("http", "https") or not host:
+        raise ValueError(f"provider {name}: the base URL must begin with http:// or https://")
+    if url.username or url.password:
+        raise ValueError(f"provider {name}: a key belongs in api_key, not in the base URL")
+    if not re.fullmatch(r"[\w.:%~-]+", host, re.ASCII):
+        raise ValueError(f"provider {name}: the base URL names no host")
+    return url.scheme == "https", host, port
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
+    # Some values are clients' own words: none may end its line and begin another.
+    count = len(headers)
+    if lines.count(b"\r") != count or lines.count(b"\n") != count or b"\0" in lines:
+        raise ValueError("a header's value holds a line end or a zero byte")
+    return lines
+
+
+def _request(head: bytes, call: Call) -> bytes:
+    body = call.body
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, _lines(call.headers), len(body), body)

@@ -44,6 +44,8 @@ async def run_script(anyio_backend: str) -> AsyncIterator[Callable[[Handler], Aw
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 await handler(reader, writer)
+            except asyncio.CancelledError:
+                pass  # it outlived its test; streams of 3.11 would report that as an error
             finally:
                 writer.close()
 

@@ -1,67 +1,23 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from deployments.providers.base import Call, Provider, ProviderFailure
 from deployments.providers.openai import OpenAIProvider
+from tests.deployments.providers.scripted import (
+    CALL,
+    HEAD,
+    KEY,
+    Script,
+    answering,
+    provider,
+    request_of,
+    whole_reply,
+)
 from tests.replies import chunks_of
 
 pytestmark = pytest.mark.anyio
-
-KEY = "sk-very-secret"
-CALL = Call("/chat/completions", b'{"model":"m"}', {"x-raygate-charge-id": "c1"}, timeout_s=5)
-HEAD = b"HTTP/1.1 200 OK\r\n"
-
-Script = Callable[..., Awaitable[str]]
-
-
-@asynccontextmanager
-async def provider(url: str, **options: Any) -> AsyncIterator[OpenAIProvider]:
-    """A provider named acme at a server under test."""
-    made = OpenAIProvider("acme", f"{url}/v1", KEY, **options)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-async def request_of(reader: asyncio.StreamReader) -> tuple[str, bytes]:
-    """The head and body of the next request on a connection."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    length = next(
-        int(line.split(":")[1]) for line in head.split("\r\n") if "content-length" in line.lower()
-    )
-    return head, await reader.readexactly(length)
-
-
-def answering(*parts: bytes, hold: bool = False) -> Callable[..., Awaitable[None]]:
-    """A script that takes one request, writes the parts, and closes or keeps silent."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await request_of(reader)
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(0.01)
-        if hold:
-            await reader.read()
-
-    return handle
-
-
-async def whole_reply(acme: OpenAIProvider, call: Call, streamed: bool) -> bytes:
-    """The body of a reply, read in one of the two ways."""
-    if not streamed:
-        return (await acme.send(call)).body
-    stream = await acme.stream(call)
-    try:
-        return b"".join([chunk async for chunk in chunks_of(stream)])
-    finally:
-        await stream.aclose()
 
 
 async def test_a_call_goes_out_once_with_its_headers_and_key(run_script: Script) -> None:
@@ -269,6 +225,10 @@ def test_the_key_is_in_no_description() -> None:
         ("ftp://api.example", KEY),
         ("api.example/v1", KEY),
         ("https://user:word@api.example", KEY),
+        ("https://api example/v1", KEY),
+        ("https://api.example:port/v1", KEY),
+        ("https://[::1/v1", KEY),
+        (f"https://{'a' * 64}.example", KEY),
         ("https://api.example", f"{KEY}\r\nx-evil: 1"),
         ("https://api.example", f"{KEY}é"),
     ],
@@ -279,3 +239,25 @@ def test_a_useless_configuration_is_refused_without_naming_the_key(url: str, key
         OpenAIProvider("acme", url, key)
     assert KEY not in str(error.value)
     assert "word" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "target"),
+    [
+        ("http://[::1]:80/v1/", "[::1]:80", "/v1/x"),
+        ("http://Api.Example", "api.example", "/x"),
+        ("http://bücher.example:8080/a%20b", "xn--bcher-kva.example:8080", "/a%20b/x"),
+    ],
+)
+def test_a_base_url_becomes_a_host_and_a_path(url: str, host: str, target: str) -> None:
+    """As HTTP wants them, whatever stands around them."""
+    head = OpenAIProvider("acme", url, "")._head("/x").decode()
+    assert head.startswith(f"POST {target} HTTP/1.1\r\nhost: {host}\r\n")
+
+
+def test_heads_are_kept_for_a_bounded_number_of_paths() -> None:
+    """Paths beyond them are served all the same."""
+    acme = OpenAIProvider("acme", "http://api.example", "")
+    heads = [acme._head(f"/{i}") for i in range(1000)]
+    assert heads[999].startswith(b"POST /999 ")
+    assert len(acme._heads) < 100
