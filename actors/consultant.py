@@ -135,7 +135,10 @@ class Consultant(Viewer):
             raise Overloaded(f"{self.name} can't keep up with its callers", retry_after_s=1.0)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append(Item(command, args, future, on_pending))
-        self._send_within(min(_ASK_LINGER_S * (self.crowd() - 1), _MAX_ASK_LINGER_S))
+        crowd = self.crowd()
+        # Half of them are company enough: who comes at the same time waits for nobody else.
+        enough = 2 * len(self._queue) >= crowd
+        self._send_within(0.0 if enough else min(_ASK_LINGER_S * (crowd - 1), _MAX_ASK_LINGER_S))
         return future
 
     async def ask(self, command: str, *args: Any) -> Any:

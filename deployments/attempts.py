@@ -225,16 +225,16 @@ async def _stream(
             first = await source.read() if source.status == 200 else b""
         if source.status == 200 and not first:
             raise ProviderFailure("reset", f"provider {target.provider} sent an empty stream")
-    except (ProviderFailure, TimeoutError) as error:
+    except BaseException as error:
         if source is not None:
             await source.aclose()
-        failure = (
-            error
-            if isinstance(error, ProviderFailure)
-            else ProviderFailure("timeout", f"provider {target.provider} did not begin to answer")
-        )
-        settlement.lost(failure.kind)
-        raise _failed(failure) from None
+        if isinstance(error, TimeoutError):
+            text = f"provider {target.provider} did not begin to answer"
+            error = ProviderFailure("timeout", text)
+        if not isinstance(error, ProviderFailure):
+            raise
+        settlement.lost(error.kind)
+        raise _failed(error) from None
     if source.status != 200:
         raise _bad_answer(source.status, source.headers, source.body, target, settlement)
     live = LiveStream(
