@@ -3,9 +3,10 @@ import time
 
 import pytest
 
+from deployments.providers.simulated_client import SimulatedClient
 from deployments.retries import RetryBudget, backoff_s
 from tests.replies import Seen
-from tests.stack import Stack
+from tests.stack import PROVIDER_KEY, Stack
 
 pytestmark = pytest.mark.anyio
 
@@ -158,16 +159,15 @@ async def test_a_refused_retry_is_not_made(stack: Stack) -> None:
 
 async def test_connection_errors_are_tried_again_and_cost_nothing(stack: Stack) -> None:
     """Where nothing was sent there is no charge, and nothing stays held."""
-    provider = stack.services.providers["simulated"]
-    url, provider.base_url = provider.base_url, "http://127.0.0.1:9/v1"  # type: ignore[attr-defined]
-    provider._urls.clear()  # type: ignore[attr-defined]
+    providers = stack.services.providers
+    provider = providers["simulated"]
+    providers["simulated"] = SimulatedClient("simulated", "http://127.0.0.1:9/v1", PROVIDER_KEY)
     rows = len(await stack.ledger())
     await stack.policy(retries={"attempts": 2, "base_s": 0.0})
     try:
         status, body, headers = await stack.chat("nobody there")
     finally:
-        provider.base_url = url  # type: ignore[attr-defined]
-        provider._urls.clear()  # type: ignore[attr-defined]
+        providers["simulated"] = provider
     assert (status, body["error"]["code"]) == (502, "provider_error")
     assert headers["x-raygate-attempts"] == "2"
     assert "127.0.0.1" not in body["error"]["message"]
