@@ -109,7 +109,7 @@ class Client(asyncio.Protocol):
         self._loop = loop
         self._stall_s = load.wish.stall_s
         self._headed = self._stalled = False
-        self._rest = b""
+        self._rest = self._tail = b""
         self._asked = 0.0
         self.last = 0.0
         self.begun: asyncio.Future[None] = loop.create_future()
@@ -117,7 +117,7 @@ class Client(asyncio.Protocol):
 
     def ask(self) -> "asyncio.Future[bool]":
         """Send a request; the future tells at the stream's end whether it was whole."""
-        self._headed, self._rest = False, b""
+        self._headed, self._rest, self._tail = False, b"", b"-" * len(_LAST)
         self.begun, self.over = self._loop.create_future(), self._loop.create_future()
         self._asked = self.last = time.monotonic()
         if self.closed:
@@ -168,7 +168,9 @@ class Client(asyncio.Protocol):
             self.begun.set_result(None)
             if load.watching:
                 load.seen.first_ms.append((now - self._asked) * 1e3)
-        if data.endswith(_LAST):
+        # Its end may come in a read of its own.
+        self._tail = self._tail[len(data) :] + data[-len(_LAST) :]
+        if self._tail == _LAST:
             self._end(whole=True)
 
     def look(self, now: float) -> None:
