@@ -99,11 +99,9 @@ class Consultant(Viewer):
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        end = SingletonUnavailable(f"{self.name} is not asked any more")
         for item in (*self._in_flight, *self._queue, *self._waiting.values()):
-            if item.future is not None and not item.future.done():
-                item.future.set_exception(
-                    SingletonUnavailable(f"{self.name} is not asked any more")
-                )
+            item.fail(end)
         self._queue.clear()
 
     async def _delivered(self, give_up: float) -> None:
@@ -142,16 +140,17 @@ class Consultant(Viewer):
         self._queue.append(Item(command, args))
         self._send_within(_TELL_LINGER_S)
 
-    def report(self, command: str, *args: Any) -> "asyncio.Future[Any]":
-        """Tell, and have the reply; a cancelled future takes back what was not sent yet."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(Item(command, args, future))
+    def report(self, heard: Callable[[Any], None], command: str, *args: Any) -> None:
+        """Tell, and have `heard` called with the reply, or with the error in its place.
+
+        Not for commands that may be answered PENDING.
+        """
+        self._queue.append(Item(command, args, None, None, heard))
         self._send_within(_TELL_LINGER_S)
-        return future
 
     def _send_within(self, delay_s: float) -> None:
         """Have the next batch leave so soon, or sooner."""
-        if delay_s <= 0.0:
+        if delay_s <= 0.0 or self._urgent.is_set():
             self._urgent.set()
             return
         loop = asyncio.get_running_loop()
@@ -216,9 +215,8 @@ class Consultant(Viewer):
 
     def _new_caller(self) -> str:
         """A name that no host has heard of."""
-        if self._life is None:
-            return secrets.token_hex(16)
-        return f"{self._life.owner}.{secrets.token_hex(8)}"
+        owner = f"{self._life.owner}." if self._life is not None else secrets.token_hex(8)
+        return owner + secrets.token_hex(8)
 
     def _pack(self, batch: tuple[Item, ...]) -> bytes:
         """Make these the batch in flight, as far as they fit; the rest comes next."""
@@ -240,10 +238,12 @@ class Consultant(Viewer):
 
     def _hand_out(self, item: Item, reply: Any) -> None:
         """Give one item its reply, or let it wait for its late result."""
-        command, args, future, on_pending = item
+        command, args, future, on_pending, heard = item
         if isinstance(reply, Gone) and (future is None or not future.done()):
             self._queue.append(item)
             self._urgent.set()
+        elif heard is not None:
+            call_back(heard, reply)
         elif future is None:
             if isinstance(reply, BaseException):
                 log.error("%s refused %s: %s", self.name, command, reply)

@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,6 +155,12 @@ class Host:
         # What time has brought meanwhile is not known before it is looked at.
         self._due: int | None = 0
         self._own = HostCommands(self._mechanism, self._store, self._callers, self._lives, VIEW_NS)
+        # The host's own word on a command comes before its mechanism's.
+        self._commands: dict[str, Callable[..., Any]] = {
+            command: getattr(one, command)
+            for one in (self._mechanism, self._own)
+            for command in one.COMMANDS
+        }
         self._asked_again = self._own.TRANSIENT | self._mechanism.REPEATABLE
         self._checked: list[Changes] = []
         self._watchers.reread(self._mechanism.view_keys(), rows)
@@ -216,7 +223,10 @@ class Host:
             replies: list[Any] = []
             for index, (command, args) in enumerate(items):
                 try:
-                    reply = broken.get(index) or self._command(now, caller, command, args)
+                    if index in broken:
+                        replies.append(broken[index])
+                        continue
+                    reply = self._command(now, caller, command, args)
                     if careful:
                         self._check(reply)
                     replies.append(reply)
@@ -239,11 +249,12 @@ class Host:
         self._checked.append(changes)
 
     def _command(self, now: int, caller: str, command: str, args: tuple[Any, ...]) -> Any:
-        for commands in (self._own, self._mechanism):
-            if command in commands.COMMANDS:
-                wire.refuse(command, args)
-                return getattr(commands, command)(now, caller, *args)
-        raise InvalidRequest(f"{self._mechanism.NAME} has no command {command}")
+        run = self._commands.get(command)
+        if run is None:
+            raise InvalidRequest(f"{self._mechanism.NAME} has no command {command}")
+        if type(args) is wire.Unreadable:
+            wire.refuse(command, args)
+        return run(now, caller, *args)
 
     def _finish(self, now: int, rows: list[Row], caller: str = "") -> None:
         """Advance, commit what changed, and only then let anybody see it."""

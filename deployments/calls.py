@@ -5,8 +5,8 @@ it within a batch, and only its word that it knows takes the call off the outbox
 this process die in between, the outbox is read by whoever finds it dead.
 """
 
-import asyncio
 import logging
+from functools import partial
 
 from actors.charges import Facts, Paid, Usage
 from actors.consultant import Consultant
@@ -62,13 +62,13 @@ class Calls:
         """A call has ended, and cost this; the ledger hears of it soon, and surely."""
         if held is None:
             self._outbox.ended(charge_id, ("post", cost_nanos, usage, estimated))
-            heard = self._costs.report("post", charge_id, cost_nanos, usage, estimated)
+            heard = partial(self._heard, charge_id)
+            self._costs.report(heard, "post", charge_id, cost_nanos, usage, estimated)
         else:
             covered = self._wallet.release(held, cost_nanos)
             paid = self._paid(charge_id, facts, held, covered, cost_nanos, usage, estimated)
             self._outbox.ended(charge_id, ("charge", paid))
-            heard = self._costs.report("charge", paid)
-        heard.add_done_callback(lambda told: self._heard(charge_id, told))
+            self._costs.report(partial(self._heard, charge_id), "charge", paid)
 
     def _paid(
         self,
@@ -93,13 +93,10 @@ class Calls:
             held.day,
         )
 
-    def _heard(self, charge_id: str, told: "asyncio.Future[object]") -> None:
-        if told.cancelled():
-            return
-        error = told.exception()
-        if isinstance(error, SingletonUnavailable):
+    def _heard(self, charge_id: str, told: object) -> None:
+        if isinstance(told, SingletonUnavailable):
             # It stays on the outbox, for whoever looks after this process's end.
             return
-        if error is not None:
-            log.error("the ledger refused charge %s: %s", charge_id, error)
+        if isinstance(told, BaseException):
+            log.error("the ledger refused charge %s: %s", charge_id, told)
         self._outbox.acknowledged(charge_id)
