@@ -34,6 +34,7 @@ _ASK_LINGER_S = 0.0004
 _MAX_ASK_LINGER_S = 0.006
 _RETRY_S = (0.02, 0.05, 0.1, 0.2)
 _RECALL = "recall "
+_new = tuple.__new__
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,7 @@ class Consultant(Viewer):
     async def close(self, patience_s: float = 5.0) -> None:
         """Deliver what was told, as far as the host can be reached, and stop."""
         self._urgent.set()
-        give_up = time.monotonic() + patience_s
-        await self._delivered(give_up)
+        await self._delivered(give_up := time.monotonic() + patience_s)
         if self._life is not None and self._number > 0:
             self._queue.append(Item("goodbye", ()))
             self._urgent.set()
@@ -123,8 +123,8 @@ class Consultant(Viewer):
         """
         if len(self._queue) >= _MAX_QUEUED:
             raise Overloaded(f"{self.name} can't keep up with its callers", retry_after_s=1.0)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(Item(command, args, future, on_pending))
+        future = asyncio.get_running_loop().create_future()
+        self._queue.append(_new(Item, (command, args, future, on_pending, None)))
         self._send_within(min(_ASK_LINGER_S * (self.crowd() - 1), _MAX_ASK_LINGER_S))
         return future
 
@@ -137,7 +137,7 @@ class Consultant(Viewer):
 
         Never refused: what is told gives back what was taken, or says what was spent.
         """
-        self._queue.append(Item(command, args))
+        self._queue.append(_new(Item, (command, args, None, None, None)))
         self._send_within(_TELL_LINGER_S)
 
     def report(self, heard: Callable[[Any], None], command: str, *args: Any) -> None:
@@ -145,7 +145,7 @@ class Consultant(Viewer):
 
         Not for commands that may be answered PENDING.
         """
-        self._queue.append(Item(command, args, None, None, heard))
+        self._queue.append(_new(Item, (command, args, None, None, heard)))
         self._send_within(_TELL_LINGER_S)
 
     def _send_within(self, delay_s: float) -> None:

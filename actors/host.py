@@ -8,14 +8,13 @@ import logging
 import os
 import pickle
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from actors import callers, incarnation, life, watchers, wire
 from actors.alarm import Alarm
-from actors.errors import InvalidRequest, RaygateError
-from actors.host_commands import HostCommands
+from actors.errors import RaygateError
+from actors.host_commands import HostCommands, commands_of
 from actors.incarnation import Incarnation
 from actors.life import SILENCE_NS, Lives, Undertaker
 from actors.mechanism import Changes, Gone, Row, mechanism_of
@@ -155,12 +154,7 @@ class Host:
         # What time has brought meanwhile is not known before it is looked at.
         self._due: int | None = 0
         self._own = HostCommands(self._mechanism, self._store, self._callers, self._lives, VIEW_NS)
-        # The host's own word on a command comes before its mechanism's.
-        self._commands: dict[str, Callable[..., Any]] = {
-            command: getattr(one, command)
-            for one in (self._mechanism, self._own)
-            for command in one.COMMANDS
-        }
+        self._command = commands_of(self._mechanism, self._own)
         self._asked_again = self._own.TRANSIENT | self._mechanism.REPEATABLE
         self._checked: list[Changes] = []
         self._watchers.reread(self._mechanism.view_keys(), rows)
@@ -248,14 +242,6 @@ class Host:
         pickle.dumps((reply, changes.results), 5)
         self._checked.append(changes)
 
-    def _command(self, now: int, caller: str, command: str, args: tuple[Any, ...]) -> Any:
-        run = self._commands.get(command)
-        if run is None:
-            raise InvalidRequest(f"{self._mechanism.NAME} has no command {command}")
-        if type(args) is wire.Unreadable:
-            wire.refuse(command, args)
-        return run(now, caller, *args)
-
     def _finish(self, now: int, rows: list[Row], caller: str = "") -> None:
         """Advance, commit what changed, and only then let anybody see it."""
         self._due = self._mechanism.advance(now)
@@ -273,6 +259,8 @@ class Host:
             self._watchers.answer(asker, id, reply)
         for changes in every:
             self._watchers.changed(changes.views)
+            for asker, key in changes.shown:
+                self._watchers.show(asker, key)
         for asker, id in self._own.barriers:
             self._watchers.barrier(asker, id, VIEW_NS)
         self._own.barriers, self._checked = [], []

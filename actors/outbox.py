@@ -267,16 +267,21 @@ def read(path: Path) -> list[Entry]:
     return list(live.values())
 
 
-def _lock_of(path: Path) -> Path:
-    return path.with_suffix(".lock")
-
-
-def _frame(kind: int, charge_id: str, how: tuple[Any, ...]) -> bytes:
+def packed(said: tuple[Any, ...]) -> bytes:
+    """What is said of a call, as it is written down. Raises InvalidRequest as `started` does."""
     try:
-        payload = _pack((kind, charge_id, how))
+        return _pack(said)
     except (TypeError, OverflowError, UnicodeEncodeError):
         raise InvalidRequest(
             "A call can't be noted: its user and tags must be plain values, text without lone "
             "surrogates, numbers within 64 bits."
         ) from None
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _frame(kind: int, charge_id: str, how: tuple[Any, ...]) -> bytes:
+    payload = packed((kind, charge_id, how))
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload

@@ -8,12 +8,17 @@ this process die in between, the outbox is read by whoever finds it dead.
 import logging
 from functools import partial
 
+from msgspec import Raw
+
 from actors.charges import Facts, Paid, Usage
 from actors.consultant import Consultant
 from actors.errors import Overloaded, SingletonUnavailable
-from actors.outbox import Outbox
+from actors.outbox import Outbox, packed
 from actors.wallet import Held, Wallet
 
+_NOTHING = Usage()
+
+_new = tuple.__new__
 log = logging.getLogger(__name__)
 
 
@@ -32,8 +37,7 @@ class Calls:
         """
         how: tuple[object, ...] = ("reserved", worst_nanos)
         if held is not None:
-            nothing = Usage()
-            paid = self._paid(charge_id, facts, held, worst_nanos, worst_nanos, nothing, True)
+            paid = self._paid(charge_id, facts, held, worst_nanos, worst_nanos, _NOTHING, True)
             how = ("leased", paid)
         try:
             self._outbox.started(charge_id, how)
@@ -66,7 +70,10 @@ class Calls:
             self._costs.report(heard, "post", charge_id, cost_nanos, usage, estimated)
         else:
             covered = self._wallet.release(held, cost_nanos)
-            paid = self._paid(charge_id, facts, held, covered, cost_nanos, usage, estimated)
+            # One and the same to the outbox and to the ledger, and packed only once.
+            paid = Raw(
+                packed(self._paid(charge_id, facts, held, covered, cost_nanos, usage, estimated))
+            )
             self._outbox.ended(charge_id, ("charge", paid))
             self._costs.report(partial(self._heard, charge_id), "charge", paid)
 
@@ -80,18 +87,12 @@ class Calls:
         usage: Usage,
         estimated: bool,
     ) -> Paid:
-        return Paid(
-            self._outbox.owner,
-            charge_id,
-            held.accounts,
-            covered,
-            amount,
-            held.worst_nanos,
-            usage,
-            facts,
-            estimated,
-            held.day,
-        )
+        accounts, worst_nanos, day = held
+        owner = self._outbox.owner
+        # The quick way to make one, as there are two to every call.
+        return _new(Paid, (
+            owner, charge_id, accounts, covered, amount, worst_nanos, usage, facts, estimated, day,
+        ))  # fmt: skip
 
     def _heard(self, charge_id: str, told: object) -> None:
         if isinstance(told, SingletonUnavailable):
