@@ -82,7 +82,7 @@ async def settle(entries: list[Entry], ledger: Consultant) -> None:
 
 async def _tell(entry: Entry, ledger: Consultant) -> None:
     try:
-        await ledger.report(*_command(entry))
+        await ledger.ask(*_command(entry))
     except (RaygateError, ValueError, TypeError) as error:
         log.error("a dead process's call can't be settled: %s: %s", entry, error)
 

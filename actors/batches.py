@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from actors.viewer import call_back
 from actors.wire import pack_batch
 
 _MAX_BYTES = 8_000_000
@@ -13,12 +14,23 @@ log = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
-    """One queued command. future: None for what was told. on_pending: see `Consultant.submit`."""
+    """One queued command.
+
+    future: None for what was told. on_pending: see `Consultant.submit`; heard: `report`.
+    """
 
     command: str
     args: tuple[Any, ...]
     future: "asyncio.Future[Any] | None" = None
     on_pending: Callable[[], None] | None = None
+    heard: Callable[[Any], None] | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Let who waits for the reply have this instead."""
+        if self.heard is not None:
+            call_back(self.heard, error)
+        elif self.future is not None and not self.future.done():
+            self.future.set_exception(error)
 
 
 class Packed(NamedTuple):
@@ -59,7 +71,6 @@ def _fit(item: Item) -> bool:
     except Exception as error:
         if item.future is None:
             log.exception("%s can't be told", item.command)
-        elif not item.future.done():
-            item.future.set_exception(error)
+        item.fail(error)
         return False
     return True

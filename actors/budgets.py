@@ -13,6 +13,8 @@ from actors.mechanism import Row
 
 MAX_ACCOUNTS = 200_000
 
+_new = tuple.__new__
+
 
 class Books:
     """All budgets and accounts.
@@ -116,7 +118,7 @@ class Books:
             # The cluster's subject is "": the prefix is the whole key.
             account = accounts.get(budget.prefix)
             picked.append((budget, Account(budget.prefix) if account is None else account))
-        if len(subjects) > 1:
+        if len(subjects) > 1 and len(set(subjects)) < len(subjects):
             subjects = tuple(dict.fromkeys(subjects))
         for name, subject in subjects:
             named = self._nameable.get(name)
@@ -193,12 +195,13 @@ class Books:
     def take_rows(self) -> Iterable[Row]:
         """Rows of what changed since the last call."""
         yield from self._added.take_rows()
+        accounts = self.accounts
         for key in self.changed:
-            account = self.accounts.get(key)
-            if account is None or not (account.posted or account.ended or account.recalled_ns):
-                yield Row("accounts", key, None)
-            else:
-                yield Row("accounts", key, [account.posted, account.ended, account.recalled_ns])
+            account = accounts.get(key)
+            value: list[Any] | None = None
+            if account is not None:
+                value = [account.posted, account.ended, account.recalled_ns]
+            yield _new(Row, ("accounts", key, value if value is not None and any(value) else None))
         self.changed = set()
         if self.revision != self._written:
             self._written = self.revision

@@ -27,6 +27,8 @@ STEP_NS = 60 * 10**9
 """Forgetting is done once a minute, a minute's worth at a time."""
 _EVICTED_AT_ONCE = 8
 
+_new = tuple.__new__
+
 
 class _Sealed(NamedTuple):
     """Charges that one batch has closed for good. end: how many its owner has closed by then."""
@@ -156,9 +158,10 @@ class Memory:
     def take_rows(self) -> Iterable[Row]:
         """Rows of what changed since the last call."""
         if self._charges:
+            held, estimates = self.held, self.estimates
             for id in self._charges:
-                charge = self.held.get(id) or self.estimates.get(id)
-                yield Row("charges", id, None if charge is None else charge.row())
+                charge = held.get(id) or estimates.get(id)
+                yield _new(Row, ("charges", id, None if charge is None else charge.row()))
             self._charges = set()
         if self._refused:
             for id in self._refused:

@@ -21,6 +21,7 @@ MAX_CHARGE_NANOS = 10**15
 UNSTORABLE = (TypeError, OverflowError, UnicodeEncodeError)
 """What packing raises for values that can't be stored."""
 
+_new = tuple.__new__
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -176,7 +177,8 @@ class Charge:
     def reply(self) -> Reserved:
         """What its holder hears."""
         keys = tuple([account.key for account in self.accounts])
-        return Reserved(self.day, keys, self.revision)
+        # The quick way to make one, as this runs for every request.
+        return _new(Reserved, (self.day, keys, self.revision))
 
     def row(self) -> tuple[Any, ...]:
         """Its row, from which `from_row` makes it again."""

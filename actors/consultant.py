@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from actors.batches import Item, packed
+from actors.departure import Departure
 from actors.errors import Overloaded, SingletonUnavailable
 from actors.life import Life
 from actors.mechanism import Gone, Pending
@@ -34,6 +35,7 @@ _ASK_LINGER_S = 0.0004
 _MAX_ASK_LINGER_S = 0.006
 _RETRY_S = (0.02, 0.05, 0.1, 0.2)
 _RECALL = "recall "
+_new = tuple.__new__
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +78,7 @@ class Consultant(Viewer):
         self._in_flight: tuple[Item, ...] = ()
         self._waiting: dict[str, Item] = {}
         self._early: dict[str, Any] = {}
-        self._urgent = asyncio.Event()
-        self._linger: asyncio.TimerHandle | None = None
-        self._leaves = 0.0
+        self._departure = Departure()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -95,23 +95,20 @@ class Consultant(Viewer):
 
     async def close(self, patience_s: float = 5.0) -> None:
         """Deliver what was told, as far as the host can be reached, and stop."""
-        self._urgent.set()
-        give_up = time.monotonic() + patience_s
-        await self._delivered(give_up)
+        self._departure.within(0.0)
+        await self._delivered(give_up := time.monotonic() + patience_s)
         if self._life is not None and self._number > 0:
             self._queue.append(Item("goodbye", ()))
-            self._urgent.set()
+            self._departure.within(0.0)
             await self._delivered(give_up)
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        end = SingletonUnavailable(f"{self.name} is not asked any more")
         for item in (*self._in_flight, *self._queue, *self._waiting.values()):
-            if item.future is not None and not item.future.done():
-                item.future.set_exception(
-                    SingletonUnavailable(f"{self.name} is not asked any more")
-                )
+            item.fail(end)
         self._queue.clear()
 
     async def _delivered(self, give_up: float) -> None:
@@ -133,12 +130,13 @@ class Consultant(Viewer):
         """
         if len(self._queue) >= _MAX_QUEUED:
             raise Overloaded(f"{self.name} can't keep up with its callers", retry_after_s=1.0)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(Item(command, args, future, on_pending))
+        future = asyncio.get_running_loop().create_future()
+        self._queue.append(_new(Item, (command, args, future, on_pending, None)))
         crowd = self.crowd()
         # Half of them are company enough: who comes at the same time waits for nobody else.
         enough = 2 * len(self._queue) >= crowd
-        self._send_within(0.0 if enough else min(_ASK_LINGER_S * (crowd - 1), _MAX_ASK_LINGER_S))
+        linger_s = 0.0 if enough else min(_ASK_LINGER_S * (crowd - 1), _MAX_ASK_LINGER_S)
+        self._departure.within(linger_s)
         return future
 
     async def ask(self, command: str, *args: Any) -> Any:
@@ -150,39 +148,23 @@ class Consultant(Viewer):
 
         Never refused: what is told gives back what was taken, or says what was spent.
         """
-        self._queue.append(Item(command, args))
-        self._send_within(self._linger_s)
+        self._queue.append(_new(Item, (command, args, None, None, None)))
+        self._departure.within(self._linger_s)
 
-    def report(self, command: str, *args: Any) -> "asyncio.Future[Any]":
-        """Tell, and have the reply; a cancelled future takes back what was not sent yet."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(Item(command, args, future))
-        self._send_within(self._linger_s)
-        return future
+    def report(self, heard: Callable[[Any], None], command: str, *args: Any) -> None:
+        """Tell, and have `heard` called with the reply, or with the error in its place.
 
-    def _send_within(self, delay_s: float) -> None:
-        """Have the next batch leave so soon, or sooner."""
-        if delay_s <= 0.0:
-            self._urgent.set()
-            return
-        loop = asyncio.get_running_loop()
-        due = loop.time() + delay_s
-        if self._linger is not None:
-            if self._leaves <= due:
-                return
-            self._linger.cancel()
-        self._linger, self._leaves = loop.call_at(due, self._urgent.set), due
+        Not for commands that may be answered PENDING.
+        """
+        self._queue.append(_new(Item, (command, args, None, None, heard)))
+        self._departure.within(self._linger_s)
 
     async def _send(self) -> None:
         while True:
-            await self._urgent.wait()
-            self._urgent.clear()
-            if self._linger is not None:
-                self._linger.cancel()
-                self._linger = None
+            await self._departure.due()
             await self._deliver(self._next_batch())
             if len(self._queue) >= _MAX_BATCH:
-                self._urgent.set()
+                self._departure.within(0.0)
 
     def _next_batch(self) -> tuple[Item, ...]:
         batch: list[Item] = []
@@ -192,7 +174,7 @@ class Consultant(Viewer):
                 batch.append(item)
         if self._queue:
             # What is left has lost its timer, and waits for the batch before it only.
-            self._urgent.set()
+            self._departure.within(0.0)
         return tuple(batch)
 
     async def _deliver(self, batch: tuple[Item, ...]) -> None:
@@ -227,9 +209,8 @@ class Consultant(Viewer):
 
     def _new_caller(self) -> str:
         """A name that no host has heard of."""
-        if self._life is None:
-            return secrets.token_hex(16)
-        return f"{self._life.owner}.{secrets.token_hex(8)}"
+        owner = f"{self._life.owner}." if self._life is not None else secrets.token_hex(8)
+        return owner + secrets.token_hex(8)
 
     def _pack(self, batch: tuple[Item, ...]) -> bytes:
         """Make these the batch in flight, as far as they fit; the rest comes next."""
@@ -239,7 +220,7 @@ class Consultant(Viewer):
         payload, self._in_flight, rest = packed(self._caller, self._number, batch)
         if rest:
             self._queue.extendleft(reversed(rest))
-            self._urgent.set()
+            self._departure.within(0.0)
         return payload
 
     def _ask_again(self, items: Iterable[Item]) -> None:
@@ -247,14 +228,16 @@ class Consultant(Viewer):
         for item in items:
             self._waiting.pop(item.args[0], None)
             self._queue.append(item)
-            self._urgent.set()
+            self._departure.within(0.0)
 
     def _hand_out(self, item: Item, reply: Any) -> None:
         """Give one item its reply, or let it wait for its late result."""
-        command, args, future, on_pending = item
+        command, args, future, on_pending, heard = item
         if isinstance(reply, Gone) and (future is None or not future.done()):
             self._queue.append(item)
-            self._urgent.set()
+            self._departure.within(0.0)
+        elif heard is not None:
+            call_back(heard, reply)
         elif future is None:
             if isinstance(reply, BaseException):
                 log.error("%s refused %s: %s", self.name, command, reply)

@@ -10,6 +10,8 @@ from actors.spending import Spending
 
 _META = "meta"
 
+_new = tuple.__new__
+
 
 class Journal:
     """See the module's docstring. rows: who collects the changed rows.
@@ -86,7 +88,7 @@ class Journal:
             ))  # fmt: skip
         except UNSTORABLE:
             raise unstorable() from None
-        self._entries.append(Row(ledger.TABLE, row_key, row))
+        self._entries.append(_new(Row, (ledger.TABLE, row_key, row)))
 
     def take_rows(self) -> Iterable[Row]:
         """Rows of what changed since the last call."""

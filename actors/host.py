@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from actors import callers, incarnation, life, watchers, wire
 from actors.alarm import Alarm
-from actors.errors import InvalidRequest, RaygateError
-from actors.host_commands import HostCommands
+from actors.errors import RaygateError
+from actors.host_commands import HostCommands, commands_of
 from actors.incarnation import Incarnation
 from actors.life import SILENCE_NS, Lives, Undertaker
 from actors.mechanism import Changes, Gone, Row, mechanism_of
@@ -154,6 +154,7 @@ class Host:
         # What time has brought meanwhile is not known before it is looked at.
         self._due: int | None = 0
         self._own = HostCommands(self._mechanism, self._store, self._callers, self._lives, VIEW_NS)
+        self._command = commands_of(self._mechanism, self._own)
         self._asked_again = self._own.TRANSIENT | self._mechanism.REPEATABLE
         self._checked: list[Changes] = []
         self._watchers.reread(self._mechanism.view_keys(), rows)
@@ -216,7 +217,10 @@ class Host:
             replies: list[Any] = []
             for index, (command, args) in enumerate(items):
                 try:
-                    reply = broken.get(index) or self._command(now, caller, command, args)
+                    if index in broken:
+                        replies.append(broken[index])
+                        continue
+                    reply = self._command(now, caller, command, args)
                     if careful:
                         self._check(reply)
                     replies.append(reply)
@@ -238,13 +242,6 @@ class Host:
         pickle.dumps((reply, changes.results), 5)
         self._checked.append(changes)
 
-    def _command(self, now: int, caller: str, command: str, args: tuple[Any, ...]) -> Any:
-        for commands in (self._own, self._mechanism):
-            if command in commands.COMMANDS:
-                wire.refuse(command, args)
-                return getattr(commands, command)(now, caller, *args)
-        raise InvalidRequest(f"{self._mechanism.NAME} has no command {command}")
-
     def _finish(self, now: int, rows: list[Row], caller: str = "") -> None:
         """Advance, commit what changed, and only then let anybody see it."""
         self._due = self._mechanism.advance(now)
@@ -262,6 +259,8 @@ class Host:
             self._watchers.answer(asker, id, reply)
         for changes in every:
             self._watchers.changed(changes.views)
+            for asker, key in changes.shown:
+                self._watchers.show(asker, key)
         for asker, id in self._own.barriers:
             self._watchers.barrier(asker, id, VIEW_NS)
         self._own.barriers, self._checked = [], []

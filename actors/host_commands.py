@@ -1,8 +1,11 @@
 """The commands that every host has, whatever its mechanism."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+from actors import wire
 from actors.callers import Callers
+from actors.errors import InvalidRequest
 from actors.life import Life, Lives
 from actors.mechanism import Mechanism, Pending, Row, owner_of
 from actors.store import Store
@@ -67,3 +70,24 @@ class HostCommands:
     def lives(self, now: int, caller: str) -> dict[str, int]:
         """For health: see `Lives.status`."""
         return self._lives.status()
+
+
+def commands_of(
+    mechanism: Mechanism, own: HostCommands
+) -> Callable[[int, str, str, tuple[Any, ...]], Any]:
+    """What runs a command: `(now, caller, command, args)` → its reply.
+
+    Raises InvalidRequest for an unknown one, or arguments that could not be read. The host's
+    own come first.
+    """
+    known = {name: getattr(one, name) for one in (mechanism, own) for name in one.COMMANDS}
+
+    def run(now: int, caller: str, command: str, args: tuple[Any, ...]) -> Any:
+        found = known.get(command)
+        if found is None:
+            raise InvalidRequest(f"{mechanism.NAME} has no command {command}")
+        if type(args) is wire.Unreadable:
+            wire.refuse(command, args)
+        return found(now, caller, *args)
+
+    return run

@@ -1,4 +1,8 @@
-"""The keys of the gateway: who may ask, for what, and since when. Only hashes are kept."""
+"""The keys of the gateway: who may ask, for what, and since when. Only hashes are kept.
+
+There may be more keys than every replica should know: a view has those that its replica has
+asked for with `find`, and all are told which keys have ceased to be usable.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,9 +12,11 @@ from actors import fields
 from actors.errors import Conflict, InvalidRequest, NotFound, Overloaded
 from actors.keys import id_of
 from actors.mechanism import Bookkeeping, Gone, Row
+from actors.timetable import Timetable
 
 ROLES = ("admin", "user", "viewer")
-MAX_KEYS = 10_000
+MAX_KEYS = 200_000
+"""As many as the ledger has accounts: each may have a budget of its own."""
 MAX_MODELS = 200
 _FOREVER_NS = 2**63 - 1
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
@@ -67,7 +73,7 @@ class KeyStore(Bookkeeping):
         super().__init__()
         self._keys: dict[str, KeyRecord] = {}
         self._by_hash: dict[str, str] = {}
-        self._next_expiry: int | None = None
+        self._expiries = Timetable()
 
     def create(self, now: int, caller: str, record: KeyRecord) -> KeyRecord:
         """Keep a new key; `created_ns` and `disabled` of `record` do not count.
@@ -109,8 +115,14 @@ class KeyStore(Bookkeeping):
         return known
 
     def find(self, now: int, caller: str, hash: str) -> KeyRecord | None:
-        """The usable key with this hash, for whom a view tells too little."""
-        return self.view(hash, now)
+        """The usable key with this hash, for whom a view tells too little.
+
+        It is in the caller's view from then on, for as long as it is usable.
+        """
+        record = self.view(hash, now)
+        if record is not None:
+            self.show_to(caller, hash)
+        return record
 
     def revoke(self, now: int, caller: str, id: str) -> KeyRecord:
         """End a key for good; again: no effect. Raises NotFound."""
@@ -119,6 +131,7 @@ class KeyStore(Bookkeeping):
             raise NotFound(f"There is no key with the id {str(id)[:20]}.")
         if record.disabled:
             return record
+        self.show(record.hash)
         return self._store(record._replace(disabled=True))
 
     def list(self, now: int, caller: str) -> tuple[KeyRecord, ...]:
@@ -139,19 +152,9 @@ class KeyStore(Bookkeeping):
 
     def advance(self, now: int) -> int | None:
         """Take expired keys out of the views."""
-        due = self._next_expiry
-        if due is None or now < due:
-            return due
-        later = None
-        for record in self._keys.values():
-            if record.expires_ns is None:
-                continue
-            if record.expires_ns > now:
-                later = min(later or record.expires_ns, record.expires_ns)
-            elif record.expires_ns >= due:
-                self.show(record.hash)
-        self._next_expiry = later
-        return later
+        while (hash := self._expiries.due(now)) is not None:
+            self.show(hash)
+        return self._expiries.next_ns()
 
     def view(self, key: str, now: int) -> KeyRecord | None:
         """The record of a usable key, by hash."""
@@ -159,8 +162,8 @@ class KeyStore(Bookkeeping):
         return record if record is not None and record.usable(now) else None
 
     def view_keys(self) -> Iterable[str]:
-        """The hashes of all keys that are not revoked."""
-        return [record.hash for record in self._keys.values() if not record.disabled]
+        """The hashes of revoked keys: who has them in view must hear that they are gone."""
+        return [record.hash for record in self._keys.values() if record.disabled]
 
     def keep(self, reply: Any) -> Any:
         """All but the list, which is simply asked for again."""
@@ -176,14 +179,15 @@ class KeyStore(Bookkeeping):
     def _store(self, record: KeyRecord) -> KeyRecord:
         self._remember(record)
         self.put("keys", record.id, record._asdict() | {"models": [*record.models]})
-        self.show(record.hash)
         return record
 
     def _remember(self, record: KeyRecord) -> None:
+        if record.expires_ns is not None and not record.disabled:
+            self._expiries.set(record.hash, record.expires_ns)
+        else:
+            self._expiries.cancel(record.hash)
         self._keys[record.id] = record
         self._by_hash[record.hash] = record.id
-        if record.expires_ns is not None:
-            self._next_expiry = min(self._next_expiry or record.expires_ns, record.expires_ns)
 
     def _make_room(self, now: int) -> None:
         """Forget the oldest unusable key when there are too many: unknown ones are refused too.
@@ -198,9 +202,10 @@ class KeyStore(Bookkeeping):
             if record.role != "admin" and not record.usable(now)
         ]
         if not unusable:
-            raise Overloaded(f"There are {MAX_KEYS} keys; revoke one first.")
+            raise Overloaded(f"There are {MAX_KEYS:,} keys; revoke one first.")
         oldest = min(unusable, key=lambda record: record.created_ns)
         del self._keys[oldest.id], self._by_hash[oldest.hash]
+        self._expiries.cancel(oldest.hash)
         self.drop("keys", oldest.id)
         self.show(oldest.hash)
 

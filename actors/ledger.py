@@ -99,7 +99,7 @@ class Chain:
 
 def row_key(sequence: int) -> str:
     """The key of a row, such that keys sort as numbers do."""
-    return f"{sequence:020d}"
+    return str(sequence).zfill(20)
 
 
 def verify(

@@ -8,7 +8,7 @@ only before it has changed anything.
 """
 
 import importlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 
@@ -51,11 +51,16 @@ class Gone(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What a batch changed. views: keys of the view entries that are different now."""
+    """What a batch changed.
+
+    views: keys of the view entries that are different now. shown: (caller, key) of entries
+    that only this caller is to have from now on.
+    """
 
     rows: list[Row]
     results: list[Result]
     views: set[str]
+    shown: Sequence[tuple[str, str]] = ()
 
 
 Kind = Literal["live", "archive"]
@@ -102,7 +107,7 @@ class Mechanism(Protocol):
         """The present value of one view entry (durations counted from `now`); None: gone."""
 
     def view_keys(self) -> Iterable[str]:
-        """All view entries, for a new watcher."""
+        """The view entries that every watcher is told of, also of what became of them."""
 
     def owners(self) -> Collection[str]:
         """The owners who hold anything now."""
@@ -133,6 +138,7 @@ class Bookkeeping:
         self._rows: dict[tuple[str, str], Any] = {}
         self._results: list[Result] = []
         self._views: set[str] = set()
+        self._shown_to: list[tuple[str, str]] = []
 
     def put(self, table: str, key: str, value: Any) -> None:
         """Note that a row has a new value."""
@@ -150,13 +156,17 @@ class Bookkeeping:
         """Note that a view entry is different now."""
         self._views.add(key)
 
+    def show_to(self, caller: str, key: str) -> None:
+        """Note that this caller is to have a view entry, and is told when it changes."""
+        self._shown_to.append((caller, key))
+
     def take_changes(self) -> Changes:
         """See `Mechanism`."""
         # There are several to every command, and a tuple's own constructor is thrice as fast.
         new = tuple.__new__
         rows = [new(Row, (table, key, value)) for (table, key), value in self._rows.items()]
-        changes = Changes(rows, self._results, self._views)
-        self._rows, self._results, self._views = {}, [], set()
+        changes = Changes(rows, self._results, self._views, self._shown_to)
+        self._rows, self._results, self._views, self._shown_to = {}, [], set(), []
         return changes
 
     def view(self, key: str, now: int) -> Any:

@@ -7,9 +7,10 @@ a power cut. So whoever can take the lock knows that the owner is dead, and can 
 it had started, and what had ended without the ledger knowing.
 
     <owner>.calls = first line, then frames: length, CRC-32 of the payload, the payload
-                    (msgpack: kind, charge id, how)
+                    (msgpack: kind, charge id, how); then zeros
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -24,14 +25,13 @@ import msgspec
 
 from actors.errors import InvalidRequest
 from actors.filesystems import untrusted
+from actors.mapped_file import MappedFile
 
 STARTED, ENDED, ACKNOWLEDGED = range(3)
 
 COMPACT_BYTES = 4 << 20
 """Size from which a file is written anew with only what is still of interest."""
 
-# No file has this number: writing to it is an OSError.
-_CLOSED = -1
 _FIRST_LINE = b"raygate outbox 1\n"
 _HEAD = struct.Struct("<II")
 # A lock's file is a moment older than its lock.
@@ -85,12 +85,11 @@ class Outbox:
         self.path = folder.resolve() / f"{self.owner}.calls"
         self._live: dict[str, bytes] = {}
         self._compact_bytes = self._limit = compact_bytes
-        self._torn = False
         # The lock first: files without one are a dead owner's.
         self._lock = os.open(_lock_of(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._calls, self._size = self._written(self.path, [])
+            self._calls: MappedFile | None = self._written(self.path, [])
         except BaseException:
             os.unlink(_lock_of(self.path))
             os.close(self._lock)
@@ -126,8 +125,8 @@ class Outbox:
         """The ledger knows how the call ended; never raises OSError."""
         if self._live.pop(charge_id, None) is not None:
             self._try(_frame(ACKNOWLEDGED, charge_id, ()))
-            if self._size > self._limit:
-                self._compact()
+            if self._calls is not None and self._calls.size > self._limit:
+                self._compact(self._calls)
 
     def close(self) -> bool:
         """Let go of the files; without live entries they are removed. Whether they were.
@@ -135,27 +134,21 @@ class Outbox:
         Nothing can be started after that. A second time does nothing.
         """
         removed = not self._live
-        if self._calls == _CLOSED:
+        if self._calls is None:
             return removed
         if removed:
             # The lock goes last: a lock without calls is read as no calls.
             self.path.unlink(missing_ok=True)
             _lock_of(self.path).unlink(missing_ok=True)
-        os.close(self._calls)
+        self._calls.close()
         os.close(self._lock)
-        self._calls = _CLOSED
+        self._calls = None
         return removed
 
     def _append(self, frame: bytes) -> None:
-        if self._torn:
-            os.ftruncate(self._calls, self._size)
-            self._torn = False
-        # Until it is whole: what follows a torn frame would never be read.
-        self._torn = True
-        if os.write(self._calls, frame) != len(frame):
-            raise OSError(f"{self.path} could not be written in full: is its disk full?")
-        self._torn = False
-        self._size += len(frame)
+        if self._calls is None:
+            raise OSError(errno.EBADF, "Bad file descriptor: this outbox is closed")
+        self._calls.append(frame)
 
     def _try(self, frame: bytes) -> None:
         """Append what is worth trying only.
@@ -168,31 +161,23 @@ class Outbox:
         except OSError as error:
             log.error("an entry of the outbox is lost: %s", error)
 
-    def _compact(self) -> None:
+    def _compact(self, old: MappedFile) -> None:
         """Write a new file of the live entries, and put it in the place of the old one."""
         fresh = self.path.with_suffix(".new")
         try:
-            calls, size = self._written(fresh, list(self._live.values()))
+            calls = self._written(fresh, list(self._live.values()))
             os.rename(fresh, self.path)
         except OSError as error:
             log.error("the outbox can't be made smaller: %s", error)
             self._limit += self._compact_bytes
             return
-        os.close(self._calls)
-        self._calls, self._size, self._torn = calls, size, False
-        self._limit = max(self._compact_bytes, 2 * size)
+        old.close()
+        self._calls, self._limit = calls, max(self._compact_bytes, 2 * calls.size)
 
-    def _written(self, path: Path, frames: list[bytes]) -> tuple[int, int]:
-        """A file with these frames, open for appending, and its size."""
+    def _written(self, path: Path, frames: list[bytes]) -> MappedFile:
+        """A file with these frames."""
         content = b"".join((_FIRST_LINE, *frames))
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        try:
-            if os.write(file, content) != len(content):
-                raise OSError(f"{path} could not be written in full: is its disk full?")
-        except BaseException:
-            os.close(file)
-            raise
-        return file, len(content)
+        return MappedFile(path, content, step=self._compact_bytes // 4)
 
 
 class Seized:
@@ -282,16 +267,21 @@ def read(path: Path) -> list[Entry]:
     return list(live.values())
 
 
-def _lock_of(path: Path) -> Path:
-    return path.with_suffix(".lock")
-
-
-def _frame(kind: int, charge_id: str, how: tuple[Any, ...]) -> bytes:
+def packed(said: tuple[Any, ...]) -> bytes:
+    """What is said of a call, as it is written down. Raises InvalidRequest as `started` does."""
     try:
-        payload = _pack((kind, charge_id, how))
+        return _pack(said)
     except (TypeError, OverflowError, UnicodeEncodeError):
         raise InvalidRequest(
             "A call can't be noted: its user and tags must be plain values, text without lone "
             "surrogates, numbers within 64 bits."
         ) from None
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _frame(kind: int, charge_id: str, how: tuple[Any, ...]) -> bytes:
+    payload = packed((kind, charge_id, how))
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload

@@ -28,16 +28,23 @@ Latest = Mapping[str, Mapping[str, Any]]
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(dict[str, dict[str, Any]]).decode
+_rows = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_tables = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class _Page:
-    """entries: in it; counting: those that are the last of their key; each_bytes: on average."""
+    """counting: how many entries are the last of their key. bytes: of all that is in it.
 
-    __slots__ = ("counting", "each_bytes", "entries")
+    each_bytes: of an entry, on average, by table: one table's rows are a hundred times as long
+    as another's, and what is long may be what lasts.
+    """
 
-    def __init__(self, entries: int, bytes: int) -> None:
-        self.entries = self.counting = entries
-        self.each_bytes = bytes / max(entries, 1)
+    __slots__ = ("bytes", "counting", "each_bytes")
+
+    def __init__(self, bytes: int, each_bytes: dict[str, float]) -> None:
+        self.bytes = bytes
+        self.counting = 0
+        self.each_bytes = each_bytes
 
 
 class Pages:
@@ -64,11 +71,11 @@ class Pages:
         self._pages: dict[int, _Page] = {}
         self._order: deque[int] = deque()
         self._last = 0
-        self._bytes = self._counting_bytes = 0.0
+        self._bytes, self._counting_bytes = 0, 0.0
         for number, blob in self._db.execute("SELECT number, rows FROM _pages ORDER BY number"):
             found = _unpack(blob)
-            self._pages[number] = page = _Page(sum(map(len, found.values())), len(blob))
-            page.counting = 0
+            packed = {table: len(bytes(raw)) for table, raw in _tables(blob).items()}
+            self._pages[number] = _Page(len(blob), _each(packed, found))
             self._order.append(number)
             self._bytes += len(blob)
             self._last = number
@@ -81,7 +88,7 @@ class Pages:
             for number in self._where[table].values():
                 page = self._pages[number]
                 page.counting += 1
-                self._counting_bytes += page.each_bytes
+                self._counting_bytes += page.each_bytes[table]
         self._known = True
         return rows
 
@@ -101,7 +108,7 @@ class Pages:
                 if before is not None:
                     page = pages[before]
                     page.counting -= 1
-                    self._counting_bytes -= page.each_bytes
+                    self._counting_bytes -= page.each_bytes[table]
                 elif value is None:
                     # What never was stored needs no deleting.
                     continue
@@ -120,18 +127,20 @@ class Pages:
         self._append(number, entries)
 
     def _append(self, number: int, entries: dict[str, dict[str, Any]]) -> None:
-        count = sum(map(len, entries.values()))
-        if not count:
+        entries = {table: into for table, into in entries.items() if into}
+        if not entries:
             return
-        blob = _pack(entries)
+        packed = {table: msgspec.Raw(_pack(into)) for table, into in entries.items()}
+        blob = _pack(packed)
         self._db.execute("INSERT INTO _pages VALUES (?, ?)", (number, blob))
-        self._pages[number] = page = _Page(count, len(blob))
-        page.counting = sum(
-            value is not None for into in entries.values() for value in into.values()
-        )
+        each = _each({table: len(bytes(raw)) for table, raw in packed.items()}, entries)
+        self._pages[number] = page = _Page(len(blob), each)
+        for table, into in entries.items():
+            counting = len(into) - list(into.values()).count(None)
+            page.counting += counting
+            self._counting_bytes += counting * each[table]
         self._order.append(number)
         self._bytes += len(blob)
-        self._counting_bytes += page.counting * page.each_bytes
         self._last = number
 
     def _retire(self, first: int, number: int, entries: dict[str, dict[str, Any]]) -> None:
@@ -151,8 +160,7 @@ class Pages:
                     break
                 budget -= page.counting
                 self._move(oldest, number, entries)
-            self._bytes -= page.entries * page.each_bytes
-            self._counting_bytes -= page.counting * page.each_bytes
+            self._bytes -= page.bytes
             del self._pages[oldest]
             gone = self._order.popleft()
         if gone:
@@ -160,10 +168,20 @@ class Pages:
 
     def _move(self, oldest: int, number: int, entries: dict[str, dict[str, Any]]) -> None:
         [(blob,)] = self._db.execute("SELECT rows FROM _pages WHERE number = ?", (oldest,))
-        found = _unpack(blob)
-        for table in self._tables & found.keys():
-            where, into = self._where[table], entries.setdefault(table, {})
-            for key, value in found[table].items():
+        each = self._pages[oldest].each_bytes
+        for table, raw in _tables(blob).items():
+            where = self._where.get(table)
+            if where is None:
+                continue
+            into = entries.setdefault(table, {})
+            for key, value in _rows(raw).items():
                 if where.get(key) == oldest:
+                    # As it is: it has been packed already.
                     where[key] = number
                     into[key] = value
+                    self._counting_bytes -= each[table]
+
+
+def _each(packed: Mapping[str, int], entries: Latest) -> dict[str, float]:
+    """Bytes of an entry, on average, by table. packed: bytes of all of a table's entries."""
+    return {table: size / max(len(entries[table]), 1) for table, size in packed.items()}

@@ -151,5 +151,6 @@ class RateLimiter(Admissions):
 
     def take_changes(self) -> Changes:
         """See `Mechanism`; what changed often, or came and went, is written once or not at all."""
-        rows, results, views = super().take_changes()
-        return Changes(rows + self._gates.take_rows() + self._holds.take_rows(), results, views)
+        changes = super().take_changes()
+        changes.rows.extend(self._gates.take_rows() + self._holds.take_rows())
+        return changes

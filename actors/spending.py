@@ -12,6 +12,8 @@ KEEP_DAYS = 62
 MAX_SUMS_PER_DAY = 5_000
 OTHER = "(other)"
 
+_new = tuple.__new__
+
 By = Literal["key", "team", "model", "day"]
 BY: tuple[By, ...] = get_args(By)
 
@@ -99,9 +101,10 @@ class Spending:
 
     def take_rows(self) -> Iterable[Row]:
         """Rows of the sums that changed since the last call."""
-        for identity, sums in self._changed.items():
-            key = "|".join([f"{len(part)}:{part}" for part in identity])
-            yield Row(TABLE, key, sums and [*identity, *sums])
+        for (day, key, team, model), sums in self._changed.items():
+            row = f"{len(day)}:{day}|{len(key)}:{key}|{len(team)}:{team}|{len(model)}:{model}"
+            value = sums and (day, key, team, model, *sums)
+            yield _new(Row, (TABLE, row, value))
         self._changed = {}
 
     def load_row(self, value: list[Any]) -> None:

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -144,9 +145,9 @@ class Store:
             raise
 
     def _write(self, rows: Iterable[Row]) -> None:
-        latest: dict[str, dict[str, Any]] = {}
+        latest: dict[str, dict[str, Any]] = defaultdict(dict)
         for table, key, value in rows:
-            latest.setdefault(table, {})[key] = value
+            latest[table][key] = value
         for table in self._archives:
             if batch := sorted(latest.pop(table, {}).items()):
                 put = f'INSERT INTO "{table}_batches" VALUES (?, ?)'

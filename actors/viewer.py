@@ -8,11 +8,17 @@ from typing import Any
 from actors.host import VIEW_NS
 from actors.watchers import News
 
+MOST_VIEWED = 100_000
+
 log = logging.getLogger(__name__)
 
 
 class Viewer:
-    """view: the entries, by key. on_view: called after each change of them."""
+    """view: the entries, by key. on_view: called after each change of them.
+
+    Where a singleton shows only what was asked for, the oldest of more than MOST_VIEWED go:
+    what is not there is asked for again.
+    """
 
     def __init__(self) -> None:
         self.view: dict[str, Any] = {}
@@ -44,6 +50,9 @@ class Viewer:
             else:
                 self.view[key] = value
                 self._arrived_ns[key] = now
+        while len(self.view) > MOST_VIEWED:
+            oldest = next(iter(self.view))
+            del self.view[oldest], self._arrived_ns[oldest]
         if self.on_view is not None and (news.views or news.snapshot):
             call_back(self.on_view)
         self._viewed_ns = asked_ns

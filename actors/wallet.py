@@ -72,7 +72,7 @@ class Wallet:
     def __init__(self, costs: Consultant) -> None:
         self._costs = costs
         self._accounts: dict[str, _Account] = {}
-        self._known: dict[Payer, tuple[_Account, ...]] = {}
+        self._known: dict[Payer, tuple[tuple[_Account, ...], tuple[str, ...]]] = {}
         self._revision: int | None = None
         self._day = ""
         self._touched: set[_Account] = set()
@@ -110,9 +110,10 @@ class Wallet:
         if said["revision"] != self._revision:
             self._revision = said["revision"]
             self._known.clear()
-        accounts = self._known.get((facts.key, facts.team, facts.model, facts.user))
-        if accounts is None:
+        known = self._known.get((facts.key, facts.team, facts.model, facts.user))
+        if known is None:
             return None
+        accounts, keys = known
         enough = True
         now_s = time.monotonic()
         for account in accounts:
@@ -124,7 +125,7 @@ class Wallet:
             return None
         for account in accounts:
             account.free -= worst_nanos
-        return Held(tuple([account.key for account in accounts]), worst_nanos, self._day)
+        return Held(keys, worst_nanos, self._day)
 
     def release(self, held: Held, spent_nanos: int) -> int:
         """The call is over, and cost so much. Returns how much of that was held for it.
@@ -158,7 +159,8 @@ class Wallet:
                     return
                 account = self._accounts[key] = _Account(key, now_s)
             accounts.append(account)
-        self._known[facts.key, facts.team, facts.model, facts.user] = tuple(accounts)
+        payer = facts.key, facts.team, facts.model, facts.user
+        self._known[payer] = tuple(accounts), reserved.accounts
 
     def forget(self) -> None:
         """Other budgets may be named from now on: let the ledger say anew which bind whom."""
@@ -195,9 +197,7 @@ class Wallet:
             del self._accounts[account.key]
         if gone:
             self._known = {
-                payer: accounts
-                for payer, accounts in self._known.items()
-                if gone.isdisjoint(accounts)
+                payer: known for payer, known in self._known.items() if gone.isdisjoint(known[0])
             }
         self._touched.update(self._accounts.values())
 

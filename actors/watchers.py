@@ -36,16 +36,18 @@ class _Watcher:
     """One process that watches. cursor: everything before it has arrived there.
 
     heard_ns: when it asked last, or when the first result came up for one that never did.
-    asks: whether it ever asked.
+    asks: whether it ever asked. shown: view entries that it alone is to have, by key, until
+    they have arrived.
     """
 
-    __slots__ = ("asks", "cursor", "heard_ns", "results", "wake")
+    __slots__ = ("asks", "cursor", "heard_ns", "results", "shown", "wake")
 
     def __init__(self) -> None:
         self.cursor = 0
         self.heard_ns = time.monotonic_ns()
         self.asks = False
         self.results: deque[tuple[int, str, Any]] = deque()
+        self.shown: dict[str, int] = {}
         self.wake: asyncio.Event | None = None
 
 
@@ -80,6 +82,14 @@ class Watchers:
             self._changed.move_to_end(key)
         if self._sequence > before:
             self._woken.update(self._watchers)
+
+    def show(self, caller: str, key: str) -> None:
+        """One caller is to have a view entry, if it watches."""
+        watcher = self._watchers.get(caller)
+        if watcher is not None and watcher.asks:
+            self._sequence += 1
+            watcher.shown[key] = self._sequence
+            self._woken.add(caller)
 
     def reread(self, keys: Iterable[str], rows: Iterable[Row]) -> None:
         """State was read from the store: tell what may not have been told.
@@ -169,6 +179,7 @@ class Watchers:
             if sequence <= cursor:
                 break
             views.append((key, view(key)))
+        views += [(key, view(key)) for key in watcher.shown]
         if cursor == 0:
             self._drop_gone([key for key, value in views if value is None], caller)
             views = [entry for entry in views if entry[1] is not None]
@@ -176,7 +187,10 @@ class Watchers:
         return News(mine, self._sequence, results, views, snapshot=cursor == 0)
 
     def _acknowledge(self, caller: str, watcher: _Watcher) -> None:
-        """Forget the results that have arrived at a watcher."""
+        """Forget what has arrived at a watcher."""
+        if watcher.shown:
+            came = watcher.cursor
+            watcher.shown = {key: place for key, place in watcher.shown.items() if place > came}
         arrived: list[str] = []
         while watcher.results and watcher.results[0][0] <= watcher.cursor:
             arrived.append(watcher.results.popleft()[1])
@@ -190,7 +204,7 @@ class Watchers:
         others = (one.cursor for caller, one in self._watchers.items() if caller != but)
         told = min(others, default=self._sequence)
         for key in keys:
-            if self._changed[key] <= told:
+            if self._changed.get(key, told + 1) <= told:
                 del self._changed[key]
 
     def _forget_quiet(self, but: str) -> None:

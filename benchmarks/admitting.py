@@ -16,6 +16,7 @@ import ray
 
 from actors import registry
 from actors.charges import Facts, Reserved, Usage
+from actors.collector import calm
 from actors.consultant import Consultant
 from actors.limit_slices import LimitSlices
 from actors.limits import NORMAL, Admitted, Take
@@ -213,6 +214,7 @@ class Caller:
     """A process that admits as fast as it is answered."""
 
     def __init__(self) -> None:
+        calm()  # as a replica is
         self._consultants: list[Consultant] = []
         self._mode: Mode | None = None
         self._outbox: Outbox | None = None

@@ -5,15 +5,20 @@ it within a batch, and only its word that it knows takes the call off the outbox
 this process die in between, the outbox is read by whoever finds it dead.
 """
 
-import asyncio
 import logging
+from functools import partial
+
+from msgspec import Raw
 
 from actors.charges import Facts, Paid, Usage
 from actors.consultant import Consultant
 from actors.errors import Overloaded, SingletonUnavailable
-from actors.outbox import Outbox
+from actors.outbox import Outbox, packed
 from actors.wallet import Held, Wallet
 
+_NOTHING = Usage()
+
+_new = tuple.__new__
 log = logging.getLogger(__name__)
 
 
@@ -32,8 +37,7 @@ class Calls:
         """
         how: tuple[object, ...] = ("reserved", worst_nanos)
         if held is not None:
-            nothing = Usage()
-            paid = self._paid(charge_id, facts, held, worst_nanos, worst_nanos, nothing, True)
+            paid = self._paid(charge_id, facts, held, worst_nanos, worst_nanos, _NOTHING, True)
             how = ("leased", paid)
         try:
             self._outbox.started(charge_id, how)
@@ -62,13 +66,16 @@ class Calls:
         """A call has ended, and cost this; the ledger hears of it soon, and surely."""
         if held is None:
             self._outbox.ended(charge_id, ("post", cost_nanos, usage, estimated))
-            heard = self._costs.report("post", charge_id, cost_nanos, usage, estimated)
+            heard = partial(self._heard, charge_id)
+            self._costs.report(heard, "post", charge_id, cost_nanos, usage, estimated)
         else:
             covered = self._wallet.release(held, cost_nanos)
-            paid = self._paid(charge_id, facts, held, covered, cost_nanos, usage, estimated)
+            # One and the same to the outbox and to the ledger, and packed only once.
+            paid = Raw(
+                packed(self._paid(charge_id, facts, held, covered, cost_nanos, usage, estimated))
+            )
             self._outbox.ended(charge_id, ("charge", paid))
-            heard = self._costs.report("charge", paid)
-        heard.add_done_callback(lambda told: self._heard(charge_id, told))
+            self._costs.report(partial(self._heard, charge_id), "charge", paid)
 
     def _paid(
         self,
@@ -80,26 +87,17 @@ class Calls:
         usage: Usage,
         estimated: bool,
     ) -> Paid:
-        return Paid(
-            self._outbox.owner,
-            charge_id,
-            held.accounts,
-            covered,
-            amount,
-            held.worst_nanos,
-            usage,
-            facts,
-            estimated,
-            held.day,
-        )
+        accounts, worst_nanos, day = held
+        owner = self._outbox.owner
+        # The quick way to make one, as there are two to every call.
+        return _new(Paid, (
+            owner, charge_id, accounts, covered, amount, worst_nanos, usage, facts, estimated, day,
+        ))  # fmt: skip
 
-    def _heard(self, charge_id: str, told: "asyncio.Future[object]") -> None:
-        if told.cancelled():
-            return
-        error = told.exception()
-        if isinstance(error, SingletonUnavailable):
+    def _heard(self, charge_id: str, told: object) -> None:
+        if isinstance(told, SingletonUnavailable):
             # It stays on the outbox, for whoever looks after this process's end.
             return
-        if error is not None:
-            log.error("the ledger refused charge %s: %s", charge_id, error)
+        if isinstance(told, BaseException):
+            log.error("the ledger refused charge %s: %s", charge_id, told)
         self._outbox.acknowledged(charge_id)

@@ -96,8 +96,9 @@ def paid(charge_id: str, amount: int, estimated: bool) -> Paid:
 def die(box: Outbox) -> None:
     """As a kill -9 does: the lock goes, the files stay as they are."""
     os.close(box._lock)
-    os.close(box._calls)
-    box._calls = outbox._CLOSED
+    assert box._calls is not None
+    box._calls.close()
+    box._calls = None
 
 
 async def test_a_dead_process_leaves_its_calls_settled_and_nothing_held(gateway: Gateway) -> None:

@@ -1,3 +1,6 @@
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -5,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import key_store, keys
+from actors import key_store, keys, viewer
+from actors.consultant import Consultant
 from actors.errors import Conflict, InvalidRequest, NotFound, Overloaded, RaygateError
+from actors.host import Host
 from actors.key_store import KeyRecord, KeyStore
 from actors.mechanism import Gone, Row
+from actors.transport import InProcess
 
 MINTED = [keys.mint() for _ in range(6)]
 
@@ -52,12 +58,16 @@ def test_chosen_key_must_have_the_shape_and_is_not_quoted(secret: str) -> None:
 
 
 def test_created_key_is_seen_by_its_hash_until_it_is_revoked() -> None:
-    """The view is what replicas trust: it shows a key at once and hides it at once."""
+    """It is shown to who has asked for it, and all are told when it is no more."""
     store, minted = KeyStore(), MINTED[0]
     made = store.create(5, "a", record(minted))
     assert made.created_ns == 5
     assert store.view(minted.hash, 6) == store.find(6, "b", minted.hash) == made
-    assert store.take_changes().views == {minted.hash}
+    changes = store.take_changes()
+    assert changes.views == set()
+    assert changes.shown == [("b", minted.hash)]
+    assert store.find(6, "b", MINTED[1].hash) is None
+    assert store.take_changes().shown == []
     store.revoke(7, "a", minted.id)
     assert store.view(minted.hash, 7) is store.find(7, "b", minted.hash) is None
     assert store.take_changes().views == {minted.hash}
@@ -160,6 +170,70 @@ def test_store_is_bounded_and_forgets_only_what_is_unusable(
     store.create(5, "a", record(three))
     assert [found.id for found in store.list(6, "a")] == [two.id, three.id]
     assert store.count(6, "a") == 2
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 (anything at all is waited for)
+            await asyncio.sleep(0.002)
+
+
+@pytest.mark.anyio
+async def test_views_hold_what_was_asked_for_until_it_is_revoked(tmp_path: Path) -> None:
+    """Each watcher has its own keys; a revoked one is in no view once `everywhere` has said so.
+
+    Also after a restart, and where a look-up and the revocation are under way together.
+    """
+    path, one, two = str(tmp_path / "keys.sqlite"), *MINTED[:2]
+    host = Host("actors.key_store:KeyStore", path, "claim")
+    way = InProcess(host)
+    here, there = (Consultant("key_store", way) for _ in range(2))
+    for each in (here, there):
+        each.start()
+        await until(each.fresh)
+    made = [await here.ask("create", record(minted)) for minted in (one, two)]
+    assert await here.ask("find", one.hash) == made[0]
+    assert [await there.ask("find", minted.hash) for minted in (one, two)] == made
+    await until(lambda: len(here.view) == 1 and len(there.view) == 2)
+    assert here.view == {one.hash: made[0]}
+
+    looked_up = there.submit("find", one.hash)
+    await here.ask("revoke", one.id)
+    await here.ask("everywhere", "barrier")
+    assert here.view == {}
+    assert there.view == {two.hash: made[1]}
+    await looked_up
+
+    host.close()
+    way.host = host = Host("actors.key_store:KeyStore", path, "claim")
+    await until(lambda: there.incarnation == (1, 1))
+    assert there.view == {}
+    assert await there.ask("find", one.hash) is None
+    assert await there.ask("find", two.hash) == made[1]
+    await until(lambda: there.view == {two.hash: made[1]})
+    for each in (here, there):
+        await each.close()
+    host.close()
+
+
+@pytest.mark.anyio
+async def test_a_view_keeps_no_more_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key that came first goes first; it is asked for again."""
+    monkeypatch.setattr(viewer, "MOST_VIEWED", 2)
+    host = Host("actors.key_store:KeyStore", str(tmp_path / "keys.sqlite"), "claim")
+    asker = Consultant("key_store", InProcess(host))
+    asker.start()
+    await until(asker.fresh)
+    for minted in MINTED[:3]:
+        await asker.ask("create", record(minted))
+        await asker.ask("find", minted.hash)
+        await until(lambda hash=minted.hash: hash in asker.view)  # type: ignore[misc]
+    assert [*asker.view] == [minted.hash for minted in MINTED[1:3]]
+    await asker.close()
+    host.close()
 
 
 def test_list_is_not_kept_for_resends() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from actors import wire
 from actors.consultant import Consultant
+from actors.errors import InvalidRequest, SingletonUnavailable
 from actors.host import Host
 from actors.life import SILENCE_NS, TABLE, Life, Lives
 from actors.mechanism import Row, owner_of
@@ -361,10 +362,24 @@ async def test_a_recall_reaches_its_listener(home: Home) -> None:
 async def test_a_report_has_a_reply_and_leaves_with_what_is_told(home: Home) -> None:
     """Behind what was told before it, never refused, and delivered by closing."""
     asker = home.process(a_life())
+    heard: list[Any] = []
     asker.tell("take", "thing")
-    reported = asker.report("held")
-    assert await reported == {"thing": owner_of(asker._caller)}
-    last = asker.report("give", "thing")
+    asker.report(heard.append, "held")
+    await until(lambda: heard)
+    asker.report(heard.append, "give", "thing")
+    asker.report(heard.append, "no such command")
     await asker.close()
-    assert await last is None
+    assert heard[:2] == [{"thing": owner_of(asker._caller)}, None]
+    assert isinstance(heard[2], InvalidRequest)
     assert home.rows(TABLE) == {}
+
+
+async def test_who_reports_hears_that_nobody_can_be_asked_any_more(home: Home) -> None:
+    """Once, instead of the reply."""
+    asker = home.process(a_life())
+    await asker.ask("held")
+    heard: list[Any] = []
+    home.host.close()
+    asker.report(heard.append, "held")
+    await asker.close(patience_s=0.05)
+    assert [type(one) for one in heard] == [SingletonUnavailable]

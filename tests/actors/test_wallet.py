@@ -66,7 +66,9 @@ class Process:
         paid = Paid(
             self.owner, id, found.accounts, covered, cost, worst, usage, ANN, False, found.day
         )
-        assert await self.costs.report("charge", paid) == "posted"
+        heard = asyncio.get_running_loop().create_future()
+        self.costs.report(heard.set_result, "charge", paid)
+        assert await heard == "posted"
 
     async def warm(self, worst: int) -> None:
         """Reserve for nothing until it is paid from what is at hand."""

@@ -77,7 +77,7 @@ class Holder:
         for call in ("started", "ended"):
             charge_id, how = f"{call} {owner}", ("post", 200, Usage(), False)
             self._outbox.ended(charge_id, how)
-            assert await costs.report("post", charge_id, *how[1:]) == "posted"
+            assert await costs.ask("post", charge_id, *how[1:]) == "posted"
             self._outbox.acknowledged(charge_id)
         await asyncio.gather(*(consultant.close() for consultant in self._ask.values()))
         assert self._outbox.close()
