@@ -88,7 +88,7 @@ def test_old_generation_changes_nothing() -> None:
         for generation in (0, 1, 3):
             made.report(later, ME, TARGET, generation, outcome, 0, None, 9 * SECOND)
     assert made.status(later, ME) == before
-    assert made.take_changes() == ([], [], set())
+    assert made.take_changes() == ([], [], set(), [])
 
 
 def test_probes_of_earlier_generations_count() -> None:
@@ -165,7 +165,7 @@ def test_a_burial_is_a_change_of_those_targets_only() -> None:
         made.permit(now, "dead.1" if target < "c" else "alive.1", target, target)
     made.take_changes()
     assert made.bury(now, ME, "dead", lost=False) == 2
-    rows, _, views = made.take_changes()
+    rows, _, views, _ = made.take_changes()
     assert ({row.key for row in rows}, views) == ({"a", "b"}, set())
     targets = made.status(now, ME)["targets"]
     assert [targets[name]["probes"] for name in "abc"] == [0, 0, 1]
@@ -272,11 +272,11 @@ def test_wrong_words_are_refused(command: str, args: tuple[Any, ...]) -> None:
     made.take_changes()
     with pytest.raises(InvalidRequest):
         getattr(made, command)(START, ME, *args)
-    assert made.take_changes() == ([], [], set())
+    assert made.take_changes() == ([], [], set(), [])
 
 
 def test_it_is_a_mechanism() -> None:
     """The class fits the seam, and every command that it names exists."""
     made: Mechanism = CircuitBreaker()
     assert all(callable(getattr(made, command)) for command in made.COMMANDS)
-    assert made.take_changes() == ([], [], set())
+    assert made.take_changes() == ([], [], set(), [])

@@ -103,7 +103,7 @@ class Breakers(RuleBasedStateMachine):
         self.do("configure", str(self.revision), policy)
 
     def keep(self) -> None:
-        rows, _, views = self.breaker.take_changes()
+        rows, _, views, _ = self.breaker.take_changes()
         for row in rows:
             packed = msgpack.packb(row.value)
             if row.value is None:
@@ -256,7 +256,7 @@ class Breakers(RuleBasedStateMachine):
         for key in twin.view_keys():
             assert twin.view(key, self.now) == self.view(key)
         assert twin.advance(self.now) == self.breaker.advance(self.now)
-        assert twin.take_changes() == ([], [], set()), "loading is no change"
+        assert twin.take_changes() == ([], [], set(), []), "loading is no change"
 
     def teardown(self) -> None:
         """I12: whatever happened, no probe is out when all owners are buried.

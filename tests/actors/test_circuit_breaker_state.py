@@ -98,7 +98,7 @@ def test_invalid_policy_names_its_field_and_changes_nothing(policy: Any, param: 
     with pytest.raises(InvalidRequest) as caught:
         made.configure(START, ME, "2", policy)
     assert caught.value.param == param
-    assert made.take_changes() == ([], [], set())
+    assert made.take_changes() == ([], [], set(), [])
     fail(made, START, 1)
     assert (made.view(TARGET, START) or UNKNOWN).state == "open"
 
@@ -145,7 +145,7 @@ def test_targets_are_bounded() -> None:
     now = START + MAX_TARGETS
     made.report(now, ME, "new", 0, SUCCESS, 0, None, None)
     assert set(made.view_keys()) == {str(n) for n in range(MAX_TARGETS) if n != 1} | {"new"}
-    rows, _, views = made.take_changes()
+    rows, _, views, _ = made.take_changes()
     assert {(row.key, row.value is None) for row in rows} == {("1", True), ("new", False)}
     assert views == {"1"}
     assert made.view("1", now) is None

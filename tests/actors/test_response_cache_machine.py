@@ -260,7 +260,7 @@ class Cache(RuleBasedStateMachine):
         assert status["generation"] == len(self.purges)
         holding = {claim.owner for claim in self.claims if claim.leading or claim.waiting}
         assert set(self.cache.owners()) == holding
-        assert self.cache.take_changes() == Changes([], [], set())
+        assert self.cache.take_changes() == Changes([], [], set(), [])
 
     def teardown(self) -> None:
         """I12: when all have left or are buried, and all entries are dead, nothing is left."""
