@@ -194,7 +194,9 @@ class Admissions(Bookkeeping):
 
     def _close(self, now: int, hold: Hold, tokens: int | None, undo: bool = False) -> None:
         for asked, quantity in hold.asks:
-            back = asked.returns(quantity, tokens, undo)
+            # Of requests nothing comes back, which is what most takes are of.
+            plain = asked.limit.unit == "requests" and not undo
+            back = 0 if plain else asked.returns(quantity, tokens, undo)
             gate = self._gates.living(now, asked, make=back < 0) if asked.dead else asked
             if gate is not None:
                 if back:

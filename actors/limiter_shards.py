@@ -8,7 +8,7 @@ from typing import Any
 from actors.consultant import Consultant
 from actors.limits import Refused
 from actors.rendezvous import limit_key, shard_of
-from actors.shards import How, Part, Shards, log, total
+from actors.shards import Part, Shards, log, total
 from actors.spread_take import SpreadTake
 
 _MAX_TAKES = 100_000
@@ -53,15 +53,12 @@ class LimiterShards(Shards):
             return total(replies) | {"limits": self._listing(replies)}
         return super().joined(command, args, parts, replies)
 
-    def _send(
-        self,
-        how: How,
-        command: str,
-        args: tuple[Any, ...],
-        on_pending: Callable[[], None] | None,
-    ) -> Any:
+    def submit(
+        self, command: str, *args: Any, on_pending: Callable[[], None] | None = None
+    ) -> "asyncio.Future[Any]":
+        """See `Shards.submit`."""
         if command != "acquire":
-            return super()._send(how, command, args, on_pending)
+            return super().submit(command, *args, on_pending=on_pending)
         id, takes, *more = args
         known = self._takes.get(id)
         if isinstance(known, SpreadTake):

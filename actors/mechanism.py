@@ -8,7 +8,7 @@ only before it has changed anything.
 """
 
 import importlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 
@@ -60,7 +60,7 @@ class Changes(NamedTuple):
     rows: list[Row]
     results: list[Result]
     views: set[str]
-    shown: Sequence[tuple[str, str]] = ()
+    shown: list[tuple[str, str]]
 
 
 Kind = Literal["live", "archive"]

@@ -20,8 +20,11 @@ import msgspec
 MOST_IN_A_PAGE = 512
 """Entries; a page moves in one piece."""
 
-SLACK_BYTES = 1 << 20
-"""So much may be stored beyond twice what counts."""
+SLACK_BYTES = 1 << 24
+"""So much may be stored beyond twice what counts.
+
+The more, the less has to be moved; it is read at a start, in a tenth of a second.
+"""
 
 Latest = Mapping[str, Mapping[str, Any]]
 """table → key → value; None: deleted."""

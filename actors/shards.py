@@ -8,14 +8,13 @@ those are is the business of its two kinds, `LimiterShards` and `CacheShards`.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from actors.consultant import Consultant
 
 Part = tuple[int, tuple[Any, ...]]
 """The number of a shard, and the arguments of what it is asked."""
-
-How = Literal["submit", "report"]
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +53,35 @@ class Shards:
         self, command: str, *args: Any, on_pending: Callable[[], None] | None = None
     ) -> "asyncio.Future[Any]":
         """See `Consultant.submit`. on_pending is called once, however many shards wait."""
-        return self._send("submit", command, args, on_pending)
+        parts = self.parts(command, args)
+        more: dict[str, Any] = {} if on_pending is None else {"on_pending": once(on_pending)}
+        sent: list[asyncio.Future[Any]] = []
+        try:
+            for number, given in parts:
+                sent.append(self.consultants[number].submit(command, *given, **more))
+        except BaseException:
+            # None of these has left yet: nobody was asked.
+            for future in sent:
+                future.cancel()
+            raise
+        if len(sent) == 1:
+            return sent[0]
+        return asyncio.ensure_future(self._join(command, args, parts, sent))
 
-    def report(self, command: str, *args: Any) -> "asyncio.Future[Any]":
-        """See `Consultant.report`."""
-        return self._send("report", command, args, None)
+    def report(self, heard: Callable[[Any], None], command: str, *args: Any) -> None:
+        """See `Consultant.report`. Of several replies an error counts before all others."""
+        parts = self.parts(command, args)
+        replies: dict[int, Any] = {}
+
+        def keep(place: int, reply: Any) -> None:
+            replies[place] = reply
+            if len(replies) == len(parts):
+                every = [replies[place] for place in range(len(parts))]
+                errors = (one for one in every if isinstance(one, BaseException))
+                heard(next(errors, None) or self.joined(command, args, parts, every))
+
+        for place, (number, given) in enumerate(parts):
+            self.consultants[number].report(partial(keep, place), command, *given)
 
     async def ask(self, command: str, *args: Any) -> Any:
         """Submit and wait."""
@@ -68,29 +91,6 @@ class Shards:
         """See `Consultant.tell`."""
         for number, given in self.parts(command, args):
             self.consultants[number].tell(command, *given)
-
-    def _send(
-        self,
-        how: How,
-        command: str,
-        args: tuple[Any, ...],
-        on_pending: Callable[[], None] | None,
-    ) -> "asyncio.Future[Any]":
-        parts = self.parts(command, args)
-        more: dict[str, Any] = {} if on_pending is None else {"on_pending": once(on_pending)}
-        sent: list[asyncio.Future[Any]] = []
-        try:
-            for number, given in parts:
-                send = getattr(self.consultants[number], how)
-                sent.append(send(command, *given, **more))
-        except BaseException:
-            # None of these has left yet: nobody was asked.
-            for future in sent:
-                future.cancel()
-            raise
-        if len(sent) == 1:
-            return sent[0]
-        return asyncio.ensure_future(self._join(command, args, parts, sent))
 
     async def _join(
         self,

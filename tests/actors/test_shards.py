@@ -1,5 +1,6 @@
 """Several consultants that are asked as one."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -265,3 +266,15 @@ async def test_one_silent_shard_shows(cache: Consultant, hosts: list[Host]) -> N
     assert not cache.reachable
     assert [one.reachable for one in each(cache)] == [True, False, True]
     asked.cancel()
+
+
+async def test_a_report_to_several_has_one_reply(cache: Consultant) -> None:
+    """When all have answered; an error counts before what others say."""
+    heard: list[Any] = []
+    cache.report(heard.append, "status")
+    cache.report(heard.append, "no such command")
+    await cache.ask("status")
+    while len(heard) < 2:  # noqa: ASYNC110 (told within some milliseconds)
+        await asyncio.sleep(0.002)
+    assert heard[0] == await cache.ask("status")
+    assert isinstance(heard[1], InvalidRequest)
