@@ -233,7 +233,8 @@ class Gateway:
 
     def _host_counts(self) -> list[tuple[float, int, int]]:
         """Of each host: seconds of processor time, commands, batches."""
-        told = registry.describe(self.name)
+        # A host that is as busy as it can be is asked late.
+        told = registry.describe(self.name, timeout_s=60.0)
         return [
             (cpu_s(pid), told[each]["commands"], told[each]["batches"])
             for pid, each in zip(self.pids, SINGLETONS, strict=True)
