@@ -6,6 +6,7 @@ asked for with `find`, and all are told which keys have ceased to be usable.
 
 import re
 from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from actors import fields
@@ -18,6 +19,7 @@ ROLES = ("admin", "user", "viewer")
 MAX_KEYS = 200_000
 """As many as the ledger has accounts: each may have a budget of its own."""
 MAX_MODELS = 200
+MAX_PAGE = 1_000
 _FOREVER_NS = 2**63 - 1
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -134,9 +136,13 @@ class KeyStore(Bookkeeping):
         self.show(record.hash)
         return self._store(record._replace(disabled=True))
 
-    def list(self, now: int, caller: str) -> tuple[KeyRecord, ...]:
-        """All keys, oldest first."""
-        return tuple(sorted(self._keys.values(), key=lambda record: record.created_ns))
+    def list(
+        self, now: int, caller: str, after: tuple[int, str] = (-1, ""), limit: int = 1_000
+    ) -> tuple[KeyRecord, ...]:
+        """Keys, oldest first; the next ones after one that was `(created_ns, id)`."""
+        place, most = tuple(after), fields.whole(limit, "limit", 1, MAX_PAGE)
+        later = (record for record in self._keys.values() if _age(record) > place)
+        return tuple(nsmallest(most, later, key=_age))
 
     def count(self, now: int, caller: str) -> int:
         """How many keys are usable."""
@@ -241,3 +247,8 @@ def _checked(record: Any) -> KeyRecord:
         created_ns=0,
         disabled=False,
     )
+
+
+def _age(record: KeyRecord) -> tuple[int, str]:
+    """Their order in a list."""
+    return (record.created_ns, record.id)

@@ -10,22 +10,22 @@ it had started, and what had ended without the ledger knowing.
                     (msgpack: kind, charge id, how); then zeros
 """
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
 import secrets
 import struct
-import time
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from actors.appended_file import AppendedFile, appended_file
 from actors.errors import InvalidRequest
 from actors.filesystems import untrusted
-from actors.mapped_file import MappedFile
 
 STARTED, ENDED, ACKNOWLEDGED = range(3)
 
@@ -34,8 +34,6 @@ COMPACT_BYTES = 4 << 20
 
 _FIRST_LINE = b"raygate outbox 1\n"
 _HEAD = struct.Struct("<II")
-# A lock's file is a moment older than its lock.
-_SETTLED_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +79,13 @@ class Outbox:
                 "on a local disk of each node."
             )
         clear(folder)
-        self.owner = secrets.token_hex(16)
+        # The lock first: files without one are a dead owner's.
+        self.owner, self._lock = _locked(folder)
         self.path = folder.resolve() / f"{self.owner}.calls"
         self._live: dict[str, bytes] = {}
         self._compact_bytes = self._limit = compact_bytes
-        # The lock first: files without one are a dead owner's.
-        self._lock = os.open(_lock_of(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._calls: MappedFile | None = self._written(self.path, [])
+            self._calls: AppendedFile | None = self._written(self.path, [])
         except BaseException:
             os.unlink(_lock_of(self.path))
             os.close(self._lock)
@@ -137,9 +133,7 @@ class Outbox:
         if self._calls is None:
             return removed
         if removed:
-            # The lock goes last: a lock without calls is read as no calls.
-            self.path.unlink(missing_ok=True)
-            _lock_of(self.path).unlink(missing_ok=True)
+            _remove(self.path)
         self._calls.close()
         os.close(self._lock)
         self._calls = None
@@ -161,23 +155,26 @@ class Outbox:
         except OSError as error:
             log.error("an entry of the outbox is lost: %s", error)
 
-    def _compact(self, old: MappedFile) -> None:
+    def _compact(self, old: AppendedFile) -> None:
         """Write a new file of the live entries, and put it in the place of the old one."""
-        fresh = self.path.with_suffix(".new")
+        fresh, calls = self.path.with_suffix(".new"), None
         try:
             calls = self._written(fresh, list(self._live.values()))
             os.rename(fresh, self.path)
         except OSError as error:
             log.error("the outbox can't be made smaller: %s", error)
             self._limit += self._compact_bytes
+            if calls is not None:
+                calls.close()
+                fresh.unlink(missing_ok=True)
             return
         old.close()
         self._calls, self._limit = calls, max(self._compact_bytes, 2 * calls.size)
 
-    def _written(self, path: Path, frames: list[bytes]) -> MappedFile:
+    def _written(self, path: Path, frames: list[bytes]) -> AppendedFile:
         """A file with these frames."""
         content = b"".join((_FIRST_LINE, *frames))
-        return MappedFile(path, content, step=self._compact_bytes // 4)
+        return appended_file(path, content, step=self._compact_bytes // 4)
 
 
 class Seized:
@@ -189,9 +186,7 @@ class Seized:
 
     def remove(self) -> None:
         """Delete the files: everything in them has been seen to."""
-        self._path.unlink(missing_ok=True)
-        self._path.with_suffix(".new").unlink(missing_ok=True)
-        _lock_of(self._path).unlink(missing_ok=True)
+        _remove(self._path)
 
     def release(self) -> None:
         """Let go of the lock."""
@@ -222,8 +217,6 @@ def clear(folder: Path) -> None:
     """Remove the files of the dead that say nothing; the hosts, who miss them, see to others."""
     for lock in folder.glob("*.lock"):
         try:
-            if time.time() - lock.stat().st_mtime < _SETTLED_S:
-                continue
             path = lock.with_suffix(".calls")
             seized = seize(path)
             if seized is not None:
@@ -278,8 +271,28 @@ def packed(said: tuple[Any, ...]) -> bytes:
         ) from None
 
 
+def _locked(folder: Path) -> tuple[str, int]:
+    """A new owner, and the lock that says that it lives."""
+    while True:
+        owner = secrets.token_hex(16)
+        path = folder / f"{owner}.lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_nlink:
+                return owner, lock
+        # Somebody took it for a dead one's in the moment before it was locked.
+        os.close(lock)
+
+
 def _lock_of(path: Path) -> Path:
     return path.with_suffix(".lock")
+
+
+def _remove(path: Path) -> None:
+    # The lock goes last: one without calls is read as no calls.
+    for one in (path, path.with_suffix(".new"), _lock_of(path)):
+        one.unlink(missing_ok=True)
 
 
 def _frame(kind: int, charge_id: str, how: tuple[Any, ...]) -> bytes:

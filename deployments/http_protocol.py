@@ -12,6 +12,7 @@ tells Serve, by the header that Serve has for it, not to watch.
 import asyncio
 from typing import Any
 
+from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -48,8 +49,8 @@ class JoiningTransport:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held:
-            data, self._held = self._held, b""
+        data, self._held = self._held, b""
+        if data and not self._transport.is_closing():
             self._transport.write(data)
 
 
@@ -69,6 +70,13 @@ class Protocol(HttpToolsProtocol):
         self.headers.append(_UNWATCHED)
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """A request is here."""
+        super().on_message_complete()
+        # A long body has paused the reading, and the loss of a connection shows by reading.
+        if not self.pipeline:
+            self.flow.resume_reading()
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # As uvicorn does it, but that the task is remembered.
         self._work = task = self.loop.create_task(cycle.run_asgi(app))
@@ -86,5 +94,9 @@ def install() -> None:
     """Have every uvicorn server that this process starts from now on speak so.
 
     Serve starts the server and lets uvicorn choose the protocol; this is what it then chooses.
+    Not where Serve runs the application in a thread of its own, and carries what a client says
+    across with the very watching that this spares.
     """
+    if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
+        return
     auto.AutoHTTPProtocol = Protocol

@@ -15,6 +15,9 @@ from deployments.providers.base import FailureKind, outcome_of
 from deployments.request import Reply, Request
 from deployments.services import Services
 
+# More than any model takes or gives: who says so is not believed.
+_MOST_TOKENS = 10**9
+
 
 def note_interaction(services: Services, request: Request, reply: Reply, failed: bool) -> None:
     """What an experiment learns of a request that it was part of."""
@@ -43,6 +46,8 @@ def usage_of(found: Any) -> Usage | None:
         return None
     counts = found.get("prompt_tokens"), found.get("completion_tokens")
     if not isinstance(counts[0], int) or not isinstance(counts[1] or 0, int):
+        return None
+    if max(counts[0], counts[1] or 0) > _MOST_TOKENS:
         return None
     return Usage(
         input=max(counts[0], 0),

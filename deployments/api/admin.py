@@ -58,9 +58,15 @@ def _whole(query: Query, name: str, default: int) -> int:
 
 
 async def list_keys(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
-    """Every key, without its secret: nobody knows that but its owner."""
-    records = await services.keys.ask("list")
-    return {"data": [_key(record) for record in records]}
+    """Keys, oldest first, without their secrets: nobody knows those but their owners."""
+    after, _, id = query.get("cursor", "").partition("-")
+    if (after or id) and not (after.isascii() and after.isdecimal() and len(after) < 20):
+        raise InvalidRequest("cursor must be one that a page gave.", param="cursor")
+    limit = limit_of(query)
+    records = await services.keys.ask("list", (int(after or -1), id), limit)
+    last = records[-1] if len(records) == limit else None
+    cursor = None if last is None else f"{last.created_ns}-{last.id}"
+    return {"data": [_key(record) for record in records], "cursor": cursor}
 
 
 async def create_key(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:

@@ -36,10 +36,14 @@ def bootstrap(config: ConfigOption = None) -> None:
 def list_keys(config: ConfigOption = None, url: UrlOption = None, key: KeyOption = None) -> None:
     """Every key, without its secret."""
     table = Table("id", "name", "team", "role", "models", "state")
-    for row in _client(config, url, key).call("GET", "/admin/v1/keys")["data"]:
-        state = "revoked" if row["disabled"] else "usable"
-        models = ", ".join(row["models"]) or "all"
-        table.add_row(row["id"], row["name"], row["team"], row["role"], models, state)
+    client = _client(config, url, key)
+    page: dict[str, Any] = {"cursor": ""}
+    while page["cursor"] is not None:
+        page = client.call("GET", f"/admin/v1/keys?limit=1000&cursor={page['cursor']}")
+        for row in page["data"]:
+            state = "revoked" if row["disabled"] else "usable"
+            models = ", ".join(row["models"]) or "all"
+            table.add_row(row["id"], row["name"], row["team"], row["role"], models, state)
     answers.print(table)
 
 

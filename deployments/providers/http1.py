@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         parts, reply.parts = reply.parts, []
         self._held = reply.size
         self._resume()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def park(self, until: float) -> None:
         """Keep it idle; it ends by itself at a time on `time.monotonic`."""

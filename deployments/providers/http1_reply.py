@@ -10,6 +10,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 
 _NO_BODY = (204, 304)
+_SMALL, _JOINED = 512, 64 * 1024
 
 
 class _Stop(Exception):
@@ -69,7 +70,7 @@ class ReplyParser:
         self.headers: dict[str, str] = {}
         self.first_byte_ns = 0
         self.streaming = False
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | bytearray] = []
         self.size = 0
         self.complete = False
         self.ends_with_connection = False
@@ -118,6 +119,8 @@ class ReplyParser:
         self.headers = headers
         self.status = status = self._parser.get_status_code()
         if status < 200:
+            if status < 100:
+                self._stop("sent a status that is none")
             if status == 101:
                 self._stop("wants to speak something else than HTTP")
             return
@@ -137,7 +140,15 @@ class ReplyParser:
         self.size += len(body)
         if self.size > self._max_bytes:
             self._too_long()
-        self.parts.append(body)
+        parts = self.parts
+        if parts and len(body) < _SMALL and len(parts[-1]) < _JOINED:
+            # An object for every few bytes would be many times their size.
+            last = parts[-1]
+            if type(last) is bytes:
+                parts[-1] = last = bytearray(last)
+            last += body
+        else:
+            parts.append(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser."""

@@ -61,7 +61,7 @@ class Trace:
             "duration_ns": self.elapsed_ns(),
             "provider_ns": self.provider_ns,
             **self.facts,
-            "steps": self.steps,
+            "steps": self.steps.copy(),
         }
 
 

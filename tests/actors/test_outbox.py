@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import filesystems, mapped_file
+from actors import appended_file, filesystems
 from actors import outbox as module
 from actors.charges import Facts, Usage
 from actors.errors import InvalidRequest
@@ -276,7 +276,7 @@ class FullDisk:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.full = False
         self._promise = os.posix_fallocate
-        patch.setattr(mapped_file.os, "posix_fallocate", self.promise)
+        patch.setattr(appended_file.os, "posix_fallocate", self.promise)
 
     def promise(self, file: int, offset: int, length: int) -> None:
         if self.full:
@@ -434,3 +434,82 @@ def test_the_living_are_never_cleared_away(tmp_path: Path) -> None:
     assert alive.path.exists()
     assert alive.path.with_suffix(".lock").exists()
     alive.close()
+
+
+def test_where_disks_copy_on_write_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapping would end this process when such a disk is full; what is read is the same."""
+    monkeypatch.setattr(appended_file, "filesystem_of", lambda path: "btrfs")
+    made = Outbox(tmp_path / "cow", compact_bytes=400)
+    assert isinstance(made._calls, appended_file.WrittenFile)
+    for number in range(20):
+        made.started(f"c{number}", ("reserved", number))
+        if number % 2:
+            made.ended(f"c{number}", ("void",))
+            made.acknowledged(f"c{number}")
+    found = [(entry.charge_id, entry.how) for entry in read(made.path)]
+    assert found == [(f"c{number}", ["reserved", number]) for number in range(0, 20, 2)]
+    made.close()
+
+
+def test_a_write_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
+    """A full disk takes the beginning of a record; the next one takes its place."""
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    made = appended_file.WrittenFile(file)
+    made.append(b"first ")
+    with pytest.MonkeyPatch.context() as patch:
+        write = os.pwrite
+        patch.setattr(appended_file.os, "pwrite", lambda file, data, at: write(file, data[:3], at))
+        with pytest.raises(OSError, match="space"):
+            made.append(b"torn off")
+    made.append(b"second")
+    assert (tmp_path / "file").read_bytes()[: made.size] == b"first second"
+    made.close()
+
+
+def test_an_outbox_that_can_not_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither files nor the room that they had got so far."""
+    disk = FullDisk(monkeypatch)
+    disk.full = True
+    with pytest.raises(OSError, match="space"):
+        Outbox(tmp_path / "none")
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_the_last_of_a_disk_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room to spare, a record takes just its own."""
+    promise = os.posix_fallocate
+
+    def scarce(file: int, offset: int, length: int) -> None:
+        if length > 1000:
+            raise OSError(28, "No space left on device")
+        promise(file, offset, length)
+
+    monkeypatch.setattr(appended_file.os, "posix_fallocate", scarce)
+    made = Outbox(tmp_path / "scarce")
+    made.started("a", ("reserved", 1))
+    assert [entry.charge_id for entry in read(made.path)] == ["a"]
+    made.close()
+
+
+def test_a_file_that_could_not_be_put_in_place_is_removed(
+    small: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often that is tried, and the outbox goes on with the file that it has."""
+    before = len(os.listdir("/proc/self/fd"))
+    small.started("a", ("reserved", 1))
+
+    def refuse(old: Path, new: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module.os, "rename", refuse)
+    for _ in range(3):
+        assert small._calls is not None
+        small._compact(small._calls)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not small.path.with_suffix(".new").exists()
+    small.started("b", ("reserved", 1))
+    assert [entry.charge_id for entry in read(small.path)] == ["a", "b"]

@@ -76,6 +76,24 @@ async def test_a_new_key_works_at_once_and_a_revoked_one_never_again(stack: Stac
     assert (status, body["error"]["code"]) == (401, "invalid_api_key")
 
 
+async def test_keys_are_listed_by_the_page(stack: Stack) -> None:
+    """Each key once, oldest first, however small the pages are."""
+    for number in range(5):
+        await stack.key(name=f"page {number}")
+    whole = (await stack.call("GET", "/admin/v1/keys?limit=1000", key=stack.admin))[1]
+    assert whole["cursor"] is None
+    found, cursor = [], ""
+    while cursor is not None:
+        path = f"/admin/v1/keys?limit=2&cursor={cursor}"
+        _, page, _ = await stack.call("GET", path, key=stack.admin)
+        assert len(page["data"]) <= 2
+        found += page["data"]
+        cursor = page["cursor"]
+    assert found == whole["data"]
+    status, body, _ = await stack.call("GET", "/admin/v1/keys?cursor=x-y", key=stack.admin)
+    assert (status, body["error"]["param"]) == (400, "cursor")
+
+
 async def test_a_key_expires(stack: Stack) -> None:
     """expires_in_s is the life of a key."""
     key = await stack.key(expires_in_s=1.0)

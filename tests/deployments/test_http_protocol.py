@@ -117,6 +117,33 @@ async def test_who_leaves_ends_the_request(begun: bool) -> None:
         await cancelled.wait()
 
 
+@pytest.mark.parametrize("size", [70_000, 300_000, 1_000_000])
+async def test_who_leaves_after_a_long_body_is_noticed(size: int) -> None:
+    """Uvicorn stops reading while so much is unread; a loss shows by reading only."""
+    running, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        # As late as it may be: all of the body is there.
+        await asyncio.sleep(0.05)
+        while (await receive())["more_body"]:
+            pass
+        running.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with connected(app) as (_, writer), asyncio.timeout(5):
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+        writer.write(b"x" * size)
+        await running.wait()
+        writer.transport.abort()
+        await cancelled.wait()
+
+
 async def test_who_has_its_answer_may_leave() -> None:
     """What is written down after the reply is not broken off by a client that has it."""
     done = asyncio.Event()

@@ -214,3 +214,23 @@ def test_what_breaks_the_rules_is_a_flaw(reply: bytes) -> None:
         assert parser.flaw
         assert not parser.complete
         assert not parser.keep
+
+
+def test_a_status_that_is_none_is_no_reply() -> None:
+    """Its body would be taken for the beginning of the next one's."""
+    parser = ReplyParser(1000)
+    parser.feed(b"HTTP/1.1 000 X\r\ncontent-length: 4\r\n\r\nevil")
+    assert "status" in parser.flaw
+    assert not parser.keep
+
+
+def test_small_pieces_are_kept_as_large_ones() -> None:
+    """An object for every two bytes would take twenty times their room."""
+    parser = ReplyParser(1 << 20)
+    parser.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    for number in range(50_000):
+        parser.feed(b"2\r\n%02d\r\n" % (number % 100))
+    parser.feed(b"0\r\n\r\n")
+    assert parser.complete
+    assert len(parser.parts) < 10
+    assert b"".join(parser.parts) == b"".join(b"%02d" % (n % 100) for n in range(50_000))
