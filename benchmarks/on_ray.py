@@ -21,7 +21,12 @@ from deployments.cli import local_ray, processes
 from deployments.providers.simulated_log import CallRecord, read_calls
 
 ROOT = Path(__file__).parents[1]
-FAST_INGRESS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+FAST_INGRESS = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # As in serve_config.yaml.
+    "RAY_SERVE_HAPROXY_RETRIES": "10",
+}
 PORTS = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
