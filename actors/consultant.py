@@ -32,7 +32,7 @@ TELL_LINGER_S = 0.03
 # A call to an actor costs either side about half a millisecond, whatever is in it. Alone, a
 # request should not wait for company; in a crowd, company is what keeps the crowd moving.
 _ASK_LINGER_S = 0.0004
-_MAX_ASK_LINGER_S = 0.006
+_MAX_ASK_LINGER_S = 0.012
 _RETRY_S = (0.02, 0.05, 0.1, 0.2)
 _RECALL = "recall "
 _new = tuple.__new__
@@ -51,7 +51,7 @@ class Consultant(Viewer):
     on_recall: called with each recall of something that this process was lent; more than once
         where its arrival was not noticed.
     crowd: how many requests this process is working on; the more, the longer a command
-        waits for others to share its batch (6 ms at most; alone, not at all).
+        waits for others to share its batch (12 ms at most; alone, not at all).
 
     `start()` on the event loop before use; `close()` delivers what was told and stops.
     """
