@@ -81,8 +81,12 @@ end
 
 def locations() -> str:
     """What the upstream needs beside its plain completion: streams, slow streams, errors."""
-    events = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in _chunks()) + "data: [DONE]\n\n"
-    stream = f"default_type text/event-stream; return 200 '{events}';"
+    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in _chunks()] + ["data: [DONE]\n\n"]
+    # nginx takes no word of more than 4 KB.
+    parts = ["".join(events[at : at + 10]) for at in range(0, len(events), 10)]
+    stream = "default_type text/event-stream; "
+    stream += " ".join(f"set $part{number} '{part}';" for number, part in enumerate(parts))
+    stream += f" return 200 {''.join(f'$part{number}' for number in range(len(parts)))};"
     return (
         f"location /streamed/ {{ {stream} }} location /slow/ {{ limit_rate 2k; {stream} }}"
         "location /broken/ { default_type application/json; return 500 '{}'; }"
