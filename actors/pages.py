@@ -26,6 +26,9 @@ SLACK_BYTES = 1 << 24
 The more, the less has to be moved; it is read at a start, in a tenth of a second.
 """
 
+MOST_DEAD_PAGES = 2_048
+"""So many pages may lie behind one that counts; each takes memory, however small it is."""
+
 Latest = Mapping[str, Mapping[str, Any]]
 """table → key → value; None: deleted."""
 
@@ -153,13 +156,15 @@ class Pages:
         """
         gone = 0
         budget = MOST_IN_A_PAGE + 2 * sum(map(len, entries.values()))
+        most = MOST_DEAD_PAGES + sum(map(len, self._where.values())) // MOST_IN_A_PAGE
         while self._order and self._order[0] < first:
             oldest = self._order[0]
             page = self._pages[oldest]
             if page.counting:
                 if page.counting > budget:
                     break
-                if self._bytes <= 2 * self._counting_bytes + SLACK_BYTES:
+                small = self._bytes <= 2 * self._counting_bytes + SLACK_BYTES
+                if small and len(self._pages) <= most:
                     break
                 budget -= page.counting
                 self._move(oldest, number, entries)

@@ -70,6 +70,17 @@ def test_what_is_stored_stays_in_proportion_to_what_counts(
     world.check()
 
 
+def test_pages_are_bounded_however_small_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row that stays keeps no endless line of pages behind it, each of which takes memory."""
+    monkeypatch.setattr(module, "MOST_DEAD_PAGES", 50)
+    world = World()
+    world.commit({"a": {"stays": 1}})
+    for n in range(500):
+        world.commit({"b": {"hot": n}})
+        assert len(world.pages._pages) <= 52
+    world.check()
+
+
 def test_what_never_was_stored_needs_no_place() -> None:
     """Begun and ended within one batch, or dropped twice: nothing is written."""
     world = World()
