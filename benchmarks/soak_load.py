@@ -19,7 +19,8 @@ from benchmarks.upstream import COMPLETION
 KINDS = ("streamed", "slow", "broken", "busy")
 """Providers that do not simply answer; each has a model of its name."""
 MODELS = 20
-USERS = 20_000
+USERS = 2_000
+"""Of each team: the accounts of all of them must fit into the ledger, or it refuses the rest."""
 TEAMS = 20
 HOT_TEXTS = 2_000
 _CHUNKS = 40
