@@ -9,10 +9,10 @@ import asyncio
 import hmac
 import logging
 import secrets
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from actors.frames import BROKEN, CONSULT, HELLO, MAX_PAYLOAD_BYTES, REPLY, WATCH, Line
-from actors.host import Host
 
 _MAX_HELLO_BYTES = 256
 _HELLO_PATIENCE_S = 10.0
@@ -31,11 +31,31 @@ class Address(NamedTuple):
         return f"Address({self.ip}:{self.port})"
 
 
-class Door:
-    """Serves one host to whoever knows the word."""
+def _at_once(act: Callable[[], None]) -> None:
+    act()
 
-    def __init__(self, host: Host) -> None:
+
+class Served(Protocol):
+    """What is behind a door: a host, or what is asked as one is."""
+
+    def consult(self, payload: bytes) -> bytes:
+        """See `Host.consult`."""
+
+    async def watch(self, payload: bytes) -> bytes:
+        """See `Host.watch`."""
+
+
+class Door:
+    """Serves one host to whoever knows the word.
+
+    when_safe: does what it is given once what the host has done may be told.
+    """
+
+    def __init__(
+        self, host: Served, when_safe: Callable[[Callable[[], None]], None] = _at_once
+    ) -> None:
         self._host = host
+        self._when_safe = when_safe
         self._word = secrets.token_bytes(32)
         self._server: asyncio.Server | None = None
         self._opening = asyncio.Lock()
@@ -51,7 +71,7 @@ class Door:
         return Address(ip, port, self._word)
 
     def _visitor(self) -> Line:
-        visitor = _Visitor(self._host, self._word, self._lines)
+        visitor = _Visitor(self._host, self._word, self._lines, self._when_safe)
         self._lines.add(visitor)
         return visitor.line
 
@@ -66,8 +86,15 @@ class Door:
 class _Visitor:
     """One connection; nothing that it says is read as a batch before it said the word."""
 
-    def __init__(self, host: Host, word: bytes, among: "set[_Visitor]") -> None:
+    def __init__(
+        self,
+        host: Served,
+        word: bytes,
+        among: "set[_Visitor]",
+        when_safe: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._host = host
+        self._when_safe = when_safe
         self._word = word
         self._among = among
         self._known = False
@@ -104,7 +131,7 @@ class _Visitor:
         except Exception as error:
             self.line.send(BROKEN, number, type(error).__name__.encode())
         else:
-            self.line.send(REPLY, number, reply)
+            self._when_safe(lambda: self.line.send(REPLY, number, reply))
 
     async def _watch(self, number: int, payload: bytes) -> None:
         try:
@@ -113,7 +140,7 @@ class _Visitor:
             log.exception("a watch failed")
             self.line.send(BROKEN, number, type(error).__name__.encode())
         else:
-            self.line.send(REPLY, number, reply)
+            self._when_safe(lambda: self.line.send(REPLY, number, reply))
 
     def _lost(self) -> None:
         self._patience.cancel()

@@ -50,6 +50,9 @@ class Host:
     path: its database.
     claim: names the right to run here; a new one begins a new epoch.
     undertaker: looks after owners that are silent for `silence_ns`; see `Lives`.
+    least_epoch: its epoch is not lower than this.
+
+    store: its rows on disk.
     """
 
     def __init__(
@@ -59,11 +62,12 @@ class Host:
         claim: str,
         undertaker: Undertaker | None = None,
         silence_ns: int = SILENCE_NS,
+        least_epoch: int = 1,
     ) -> None:
         self._factory = factory
         self._mechanism = mechanism_of(factory)
         self._readers = wire.readers(type(self._mechanism))
-        self._store = Store(
+        self.store = Store(
             Path(path), {**self._mechanism.TABLES, **HOST_TABLES}, self._mechanism.DURABLE
         )
         self._alarm = Alarm(self.tick)
@@ -73,7 +77,7 @@ class Host:
         self._awake = self._closed = False
         self._batches = self._ran = 0
         rows = self._reload()
-        self._now = Incarnation(rows, claim, self._mechanism.CLOCK)
+        self._now = Incarnation(rows, claim, self._mechanism.CLOCK, least_epoch)
         self._clock = self._now.clock
         if self._now.earlier:
             # Whoever watched its earlier life may trust those views for that long.
@@ -120,6 +124,10 @@ class Host:
             **self._lives.status(),
         }
 
+    def lived(self, mark: tuple[str, int]) -> bool:
+        """See `Incarnation.lived`."""
+        return self._now.lived(mark)
+
     def close(self) -> None:
         """Stop the timer and let go of the store (in-process hosts, and retirement).
 
@@ -128,7 +136,7 @@ class Host:
         self._closed = True
         self._lives.close()
         self._alarm.close()
-        self._store.close()
+        self.store.close()
 
     def _get_up(self) -> None:
         """Start the timer with the first call: a constructor has no event loop."""
@@ -145,15 +153,15 @@ class Host:
         While this fails, memory can't be trusted, and nothing is served from it.
         """
         self._sound = False
-        rows = self._store.load()
+        rows = self.store.load()
         self._callers.load(rows)
         self._lives.load(rows)
         self._mechanism = mechanism_of(self._factory)
         self._mechanism.load(row for row in rows if row.table not in HOST_TABLES)
-        self._mechanism.restored(self._store.head())
+        self._mechanism.restored(self.store.head())
         # What time has brought meanwhile is not known before it is looked at.
         self._due: int | None = 0
-        self._own = HostCommands(self._mechanism, self._store, self._callers, self._lives, VIEW_NS)
+        self._own = HostCommands(self._mechanism, self.store, self._callers, self._lives, VIEW_NS)
         self._command = commands_of(self._mechanism, self._own)
         self._asked_again = self._own.TRANSIENT | self._mechanism.REPEATABLE
         self._checked: list[Changes] = []
@@ -238,7 +246,7 @@ class Host:
         """Raise what storing this reply, and the changes since the last check, would raise."""
         changes = self._mechanism.take_changes()
         for row in changes.rows:
-            self._store.check(row)
+            self.store.check(row)
         pickle.dumps((reply, changes.results), 5)
         self._checked.append(changes)
 
@@ -268,8 +276,8 @@ class Host:
         self._wake()
 
     def _commit(self, rows: list[Row], now: int) -> None:
-        rows.append(Row(incarnation.TABLE, "now", now))
-        self._store.commit(rows, self._mechanism.head())
+        rows += (Row(incarnation.TABLE, "now", now), self._now.mark())
+        self.store.commit(rows, self._mechanism.head())
 
     def _wake(self) -> None:
         """Have the alarm call `tick` when the mechanism wants it."""

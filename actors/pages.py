@@ -58,11 +58,16 @@ class Pages:
 
     tables: their names; entries of others are from another version of the code, and go.
     Everything here happens within the caller's transaction; where that fails, `distrust`.
+
+    written, gone: the pages that the last commit has appended, (number, blob), and the last
+        number that it has removed (0: none). Whoever does the same has the same rows.
     """
 
     def __init__(self, db: sqlite3.Connection, tables: Collection[str]) -> None:
         self._db = db
         self._tables = frozenset(tables)
+        self.written: list[tuple[int, bytes]] = []
+        self.gone = 0
         db.execute("CREATE TABLE IF NOT EXISTS _pages (number INTEGER PRIMARY KEY, rows BLOB)")
         self.distrust()
 
@@ -102,6 +107,7 @@ class Pages:
         """Write these rows. Raises KeyError for an unknown table, and what packing raises."""
         if not self._known:
             self.load()
+        self.written, self.gone = [], 0
         pages = self._pages
         number, first, room = self._last + 1, self._last + 1, MOST_IN_A_PAGE
         entries: dict[str, dict[str, Any]] = {}
@@ -139,6 +145,7 @@ class Pages:
         packed = {table: msgspec.Raw(_pack(into)) for table, into in entries.items()}
         blob = _pack(packed)
         self._db.execute("INSERT INTO _pages VALUES (?, ?)", (number, blob))
+        self.written.append((number, blob))
         each = _each({table: len(bytes(raw)) for table, raw in packed.items()}, entries)
         self._pages[number] = page = _Page(len(blob), each)
         for table, into in entries.items():
@@ -173,6 +180,7 @@ class Pages:
             gone = self._order.popleft()
         if gone:
             self._db.execute("DELETE FROM _pages WHERE number <= ?", (gone,))
+            self.gone = gone
 
     def _move(self, oldest: int, number: int, entries: dict[str, dict[str, Any]]) -> None:
         [(blob,)] = self._db.execute("SELECT rows FROM _pages WHERE number = ?", (oldest,))
@@ -188,6 +196,11 @@ class Pages:
                     where[key] = number
                     into[key] = value
                     self._counting_bytes -= each[table]
+
+
+def unpacked(blob: bytes) -> dict[str, dict[str, Any]]:
+    """What is in a page, by table and key."""
+    return _unpack(blob)
 
 
 def _each(packed: Mapping[str, int], entries: Latest) -> dict[str, float]:

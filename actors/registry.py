@@ -1,36 +1,27 @@
 """Names, places and lives of the singletons on a Ray cluster.
 
-A singleton is a named detached actor in the namespace `raygate-<name>`, pinned hard to
-the node that holds its store; two of them can be several such actors, each with a part of the
-keys (`actors/sharded.py`). Which node that is was claimed once, by put-if-absent in
-the cluster's key-value store; this is the one module that touches Ray's private API for
-it. All functions here block: call them off the event loop.
+A singleton is a named detached actor in the namespace `raygate-<name>`, pinned hard to the
+node that its term names (`actors/terms.py`); two of them can be several such actors, each with
+a part of the keys (`actors/sharded.py`). All functions here block: call them off the event loop.
 """
 
-import json
 import logging
-import secrets
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.collector import calm
-from actors.door import Address, Door
-from actors.host import Host
+from actors import home as homes
+from actors import nodes, placing
+from actors.home import Home, code_version, home, keep_policy, kept_policy
+from actors.host_actor import HostActor, namespace
 from actors.life import Life
 from actors.outbox import Outbox
-from actors.resharding import prepare
-from actors.sharded import shard_names, singleton_of
-from actors.undertaker import Undertaker
+from actors.sharded import singleton_of
 
 SINGLETONS = {
     "circuit_breaker": "actors.circuit_breaker:CircuitBreaker",
@@ -46,89 +37,9 @@ SINGLETONS = {
 HOLDERS = ("circuit_breaker", "rate_limiter", "response_cache", "cost_tracker")
 """Singletons where a process may hold something: its consultants there need its life."""
 
-_KV_SPACE = b"raygate"
-_HEAD = "node:__internal_head__"
+_RETIRE_S = 3.0
 
 log = logging.getLogger(__name__)
-
-
-def code_version() -> tuple[int, ...]:
-    """The version of this code; hosts of an older one make way."""
-    try:
-        words = version("raygate").split(".")
-    except PackageNotFoundError:
-        return (0,)
-    return tuple(int(word) for word in words if word.isdigit())
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where the singletons of one gateway live.
-
-    node: id of the node that holds the stores; folder: of the stores, on that node.
-    claim: a word that is new with each claim (a new cluster, a takeover); code: the
-    version that may create hosts. shards: how many hosts a singleton has, where it is not one.
-    """
-
-    node: str
-    folder: str
-    claim: str
-    code: tuple[int, ...]
-    shards: dict[str, int] = field(default_factory=dict)
-
-    def names(self, singleton: str) -> list[str]:
-        """The names of a singleton's hosts, in the order of their numbers."""
-        return shard_names(singleton, self.shards.get(singleton, 1))
-
-    def written(self) -> bytes:
-        """As the cluster keeps it; code that knows no shards must be able to read it."""
-        known = asdict(self)
-        if not self.shards:
-            del known["shards"]
-        return json.dumps(known).encode()
-
-
-class HostActor:
-    """A host as Ray sees it: what Ray is asked for is where it listens, and how it is.
-
-    name, factory: of the gateway, and of the mechanism. place: the home as its creator knew
-    it. Where that home has been given up or taken over since, the host refuses to live:
-    neither Ray's restarts nor a replica that comes too late bring an old one back.
-    """
-
-    def __init__(self, name: str, factory: str, file: str, place: Home) -> None:
-        current = home(name)
-        if current is None or current.claim != place.claim or current.code > place.code:
-            raise PermissionError(f"the home of {name} has changed hands since")
-        folder = Path(place.folder).expanduser() / name
-        prepare(folder, factory, place.names)
-        holders = [host for singleton in HOLDERS for host in place.names(singleton)]
-        undertaker = Undertaker(name, place, holders)
-        self._host = Host(factory, str(folder / file), place.claim, undertaker)
-        self._door = Door(self._host)
-        calm()
-
-    async def address(self) -> Address:
-        """Where its door is, and the word that opens it."""
-        return await self._door.open(ray.util.get_node_ip_address())
-
-    async def info(self) -> dict[str, Any]:
-        """See `Host.info`."""
-        return self._host.info()
-
-
-def namespace(name: str) -> str:
-    """The Ray namespace of the gateway `name`."""
-    return f"raygate-{name}"
-
-
-def home(name: str) -> Home | None:
-    """What was claimed for this gateway on this cluster, if anything was."""
-    found = internal_kv._internal_kv_get(_key(name), namespace=_KV_SPACE)
-    if not found:
-        return None
-    fields = json.loads(found)
-    return Home(**{**fields, "code": tuple(fields["code"])})
 
 
 def host_names(place: Home | None) -> list[str]:
@@ -138,48 +49,47 @@ def host_names(place: Home | None) -> list[str]:
 
 
 def claim_home(name: str, storage_path: str, shards: Mapping[str, int] | None = None) -> Home:
-    """The home of this gateway: the head node, unless it was claimed before.
-
-    storage_path: folder for durable state on that node; `~` is that node's user's.
-    shards: how many hosts singletons shall have; where the home was claimed before, it has as
-    many as it was claimed with.
-    """
-    code = code_version()
-    wanted = {singleton: count for singleton, count in (shards or {}).items() if count > 1}
-    mine = Home(_head_node(), storage_path, secrets.token_hex(8), code, wanted)
-    internal_kv._internal_kv_put(_key(name), mine.written(), overwrite=False, namespace=_KV_SPACE)
-    found = home(name)
-    assert found is not None
-    if found.code < code:
-        # Newer code takes over: the old hosts end, and only this version makes new ones.
-        found = replace(found, code=code)
-        internal_kv._internal_kv_put(
-            _key(name), found.written(), overwrite=True, namespace=_KV_SPACE
-        )
-        for host in host_names(found):
-            _kill(name, host)
-    if found.shards != wanted:
-        log.warning("%s runs with %s shards; another number takes a new start", name, found.shards)
+    """The home of this gateway; see `home.claim`. Hosts of older code make way."""
+    found = homes.claim(name, storage_path, shards)
+    if found.code < code_version():
+        # Only this version makes new ones, from here on.
+        found = homes.take_over(name, found, code_version())
+        _retire(name, host_names(found))
     return found
+
+
+def roll_back(name: str) -> bool:
+    """Let this code, older than what runs, make the hosts again; whether there was need to."""
+    found = home(name)
+    if found is None or found.code <= code_version():
+        return False
+    homes.take_over(name, found, code_version())
+    _retire(name, host_names(found))
+    return True
 
 
 def life_of(outbox: Outbox) -> Life:
     """What this process says of itself where it holds something."""
-    node = ray.get_runtime_context().get_node_id()
-    return Life(outbox.owner, node, socket.gethostname(), str(outbox.path))
+    return Life(outbox.owner, nodes.here(), socket.gethostname(), str(outbox.path))
 
 
 def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
     """The handle of a singleton, or of one of its shards; it is created where it does not run.
 
     Raises LookupError where the home was given up since `place` was claimed, ValueError
-    where newer code has taken over and its host does not run (yet).
+    where newer code has taken over and its host does not run (yet), Lost where nobody knows
+    from which copy of its rows it may go on.
     """
     current = home(name)
     if current is None or current.claim != place.claim:
         raise LookupError(f"the singletons of {name} were ended; start its replicas anew")
     if current.code > code_version():
         return ray.get_actor(singleton, namespace=namespace(name))
+    factory = SINGLETONS[singleton_of(singleton)]
+    term, before = placing.term_of(name, singleton, factory, current)
+    if before:
+        # What is left of it is on a node that is gone.
+        _kill(name, singleton)
     actor = ray.remote(HostActor).options(
         name=singleton,
         namespace=namespace(name),
@@ -190,10 +100,10 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
         max_concurrency=1_000,
         num_cpus=0,
         enable_task_events=False,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(current.node, soft=False),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(term.primary.node, soft=False),
     )
-    factory = SINGLETONS[singleton_of(singleton)]
-    handle: Any = actor.remote(name, factory, f"{singleton}.sqlite", current)
+    holders = tuple(host for each in HOLDERS for host in current.names(each))
+    handle: Any = actor.remote(name, factory, singleton, current, term, holders)
     return cast("ActorHandle[HostActor]", handle)
 
 
@@ -232,48 +142,60 @@ def teardown(name: str, patience_s: float = 10.0) -> list[str]:
     Returns the names of those that ran.
     """
     # First the home: from here on nobody creates a host anew.
-    internal_kv._internal_kv_del(_key(name), namespace=_KV_SPACE)
-    internal_kv._internal_kv_del(f"policy/{name}".encode(), namespace=_KV_SPACE)
+    hosts = host_names(home(name))
+    homes.give_up(name)
     # However many shards there are, or were when an earlier teardown was cut short.
     every = ray.util.list_named_actors(all_namespaces=True)
     mine = [actor["name"] for actor in every if actor["namespace"] == namespace(name)]
-    ended = [host for host in mine if singleton_of(host) in SINGLETONS and _kill(name, host)]
+    ended = [one for one in mine if _kill(name, one)]
     give_up = time.monotonic() + patience_s
-    while time.monotonic() < give_up and any(find(name, host) for host in ended):
+    while time.monotonic() < give_up and any(find(name, one) for one in ended):
         time.sleep(0.05)
-    return ended
+    for host in {*hosts, *ended}:
+        homes.terms_of(name).give_up(host)
+    return [one for one in ended if singleton_of(one) in SINGLETONS]
 
 
-def keep_policy(name: str, policy: str) -> None:
-    """Remember a policy that was good, for replicas that start under one that is not."""
-    internal_kv._internal_kv_put(
-        f"policy/{name}".encode(), policy.encode(), overwrite=True, namespace=_KV_SPACE
-    )
+def _retire(name: str, hosts: list[str]) -> None:
+    """Have these hosts finish and end; who does not answer is killed, which loses nothing."""
+    found: dict[str, Any] = {host: find(name, host) for host in hosts}
+    asked = []
+    for host, handle in found.items():
+        # A host of code from before there was `retire` knows no such method.
+        if handle is not None and hasattr(handle, "retire"):
+            asked.append(handle.retire.remote())
+        elif handle is not None:
+            _kill(name, host)
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=_RETIRE_S)
+    for host in hosts:
+        _kill(name, host)
 
 
-def kept_policy(name: str) -> str | None:
-    """The last good policy on this cluster, if there was one."""
-    found: bytes | None = internal_kv._internal_kv_get(
-        f"policy/{name}".encode(), namespace=_KV_SPACE
-    )
-    return found.decode() if found else None
-
-
-def _kill(name: str, singleton: str) -> bool:
-    handle = find(name, singleton)
+def _kill(name: str, actor: str) -> bool:
+    handle = find(name, actor)
     if handle is None:
         return False
     ray.kill(handle, no_restart=True)
     return True
 
 
-def _key(name: str) -> bytes:
-    return f"home/{name}".encode()
-
-
-def _head_node() -> str:
-    """Id of the head node (it holds the stores unless somebody claims otherwise)."""
-    for node in ray.nodes():
-        if node["Alive"] and _HEAD in node["Resources"]:
-            return str(node["NodeID"])
-    return str(ray.get_runtime_context().get_node_id())
+__all__ = [
+    "HOLDERS",
+    "SINGLETONS",
+    "Home",
+    "HostActor",
+    "claim_home",
+    "code_version",
+    "describe",
+    "ensure",
+    "find",
+    "home",
+    "host_names",
+    "keep_policy",
+    "kept_policy",
+    "life_of",
+    "namespace",
+    "roll_back",
+    "teardown",
+]

@@ -10,7 +10,7 @@ import sqlite3
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from actors.errors import InvalidRequest
 from actors.filesystems import untrusted
 from actors.mechanism import Kind, Row
 from actors.pages import Pages
+from actors.shipments import Batch, Position, Shipment, apply, position, since
 
 _LOCK_PATIENCE_S = 30.0
 _TAKEN_AT_ONCE = 1_000
@@ -40,11 +41,13 @@ class Store:
     path: the database file; its folder is made where missing.
     tables: as `Mechanism.TABLES`, plus the host's own.
     durable: commit with fsync (survives a power cut) or without (survives a kill).
+    ship: told what each commit has written, once it is done.
     Raises StoreError when another process holds the file, or its file system's locks
     can't be trusted.
     """
 
     def __init__(self, path: Path, tables: Mapping[str, Kind], durable: bool) -> None:
+        self.ship: Callable[[Shipment], None] | None = None
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         kind = untrusted(path.parent)
         if kind is not None:
@@ -125,12 +128,11 @@ class Store:
         Of several live rows with one key the last counts; keys of an archive only rise.
         """
         with self._transaction():
-            self._write(rows)
+            batches = self._write(rows)
         if head is not None:
-            # Two slots in turn: a torn write leaves the previous head readable.
-            words = f"{head[0]:020d} {head[1]:>64}".encode()
-            record = b"%s %08x\n" % (words, zlib.crc32(words))
-            os.pwrite(self._head, record, head[0] % 2 * len(record))
+            _write_head(self._head, head)
+        if self.ship is not None:
+            self.ship(Shipment(self._pages.written, self._pages.gone, batches, head))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -144,19 +146,43 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _write(self, rows: Iterable[Row]) -> None:
+    def _write(self, rows: Iterable[Row]) -> list[Batch]:
+        """Write rows, as part of a transaction; returns what was added to archives."""
+        batches: list[Batch] = []
         latest: dict[str, dict[str, Any]] = defaultdict(dict)
         for table, key, value in rows:
             latest[table][key] = value
         for table in self._archives:
             if batch := sorted(latest.pop(table, {}).items()):
                 put = f'INSERT INTO "{table}_batches" VALUES (?, ?)'
-                self._db.execute(put, (batch[-1][0], _pack(batch)))
+                packed = _pack(batch)
+                self._db.execute(put, (batch[-1][0], packed))
+                batches.append((table, batch[-1][0], packed))
         self._pages.commit(latest)
+        return batches
 
     def check(self, row: Row) -> None:
         """Raise what storing this row would raise, whatever the state of the disk."""
         self._tables[row.table], row.key.encode(), _pack(row.value)
+
+    def position(self) -> Position:
+        """How far this store has come."""
+        return position(self._db, self._archives)
+
+    def since(self, at: Position, most_bytes: int) -> Shipment:
+        """What a copy that has come so far needs next."""
+        return since(self._db, at, self._archives, most_bytes)._replace(head=self.head())
+
+    def apply(self, shipments: Iterable[Shipment]) -> None:
+        """Write what the store that this is a copy of has written, in one transaction."""
+        heads = []
+        with self._transaction():
+            for shipment in shipments:
+                apply(self._db, shipment)
+                heads += [shipment.head] if shipment.head is not None else []
+            self._pages.distrust()
+        if heads:
+            _write_head(self._head, heads[-1])
 
     def head(self) -> tuple[int, str] | None:
         """The newest head that was written beside the database, whole."""
@@ -178,23 +204,49 @@ class Store:
         os.close(self._lock)
 
 
+def _write_head(file: int, head: tuple[int, str]) -> None:
+    # Two slots in turn: a torn write leaves the previous head readable.
+    words = f"{head[0]:020d} {head[1]:>64}".encode()
+    record = b"%s %08x\n" % (words, zlib.crc32(words))
+    os.pwrite(file, record, head[0] % 2 * len(record))
+
+
 def _hold(path: Path) -> int:
     """Take the lock that tells that a process lives; it goes with the process."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     give_up = time.monotonic() + _LOCK_PATIENCE_S
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _lock(path)
         except BlockingIOError:
             if time.monotonic() > give_up:
-                os.close(lock)
                 raise StoreError(
                     f"{path} is held by another process; two hosts never write one store. "
                     "Stop the other gateway of this name, or give this one another name."
                 ) from None
             time.sleep(0.02)
-        else:
-            return lock
+
+
+def seize(path: Path) -> int:
+    """Take the lock of a database that no process has open. Raises StoreError where one has."""
+    try:
+        return _lock(path.with_suffix(".lock"))
+    except BlockingIOError:
+        raise StoreError(f"{path} is held by another process") from None
+
+
+def let_go(lock: int) -> None:
+    """Give back what `seize` has taken."""
+    os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 def as_plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from actors.consultant import Consultant
 from actors.life import Life
 
 if TYPE_CHECKING:
-    from actors.registry import Home
+    from actors.home import Home
 
 LOST_NS = 30_000_000_000
 """How long a node must be gone for its processes to be taken for dead."""

@@ -469,7 +469,7 @@ async def test_whatever_a_host_raises_is_ridden_through(
     asker: Consultant, line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     """I9: a disk that is full for a while fails no ask; it is logged once per batch."""
-    store: Any = line.host._store
+    store: Any = line.host.store
     commit = store.commit
 
     def full(*args: Any) -> None:

@@ -58,7 +58,7 @@ class World:
 
     def stored(self, table: str) -> dict[str, Any]:
         """The rows of one table, as a second reader would find them after a kill."""
-        return {row.key: row.value for row in self.host._store.load() if row.table == table}
+        return {row.key: row.value for row in self.host.store.load() if row.table == table}
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ class BrokenDisk:
     """Makes a host's commits (and, if wanted, its reads) fail, as a full disk does."""
 
     def __init__(self, patch: pytest.MonkeyPatch, host: Host) -> None:
-        self._patch, self._store = patch, host._store
+        self._patch, self._store = patch, host.store
         self._commit, self._load = self._store.commit, self._store.load
         self.fails = self.fails_to_read = False
         patch.setattr(self._store, "commit", self.commit)
@@ -307,17 +307,17 @@ async def test_a_commit_that_succeeded_but_broke_afterwards_is_told(
     await world.ask(("wait", "t", HOUR), ("display", "gone", 1))
     known = await world.watch()
     assert dict(known.views) == {"gone": 1}
-    commit = world.host._store.commit
+    commit = world.host.store.commit
 
     def commit_and_break(*args: Any) -> None:
         commit(*args)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(world.host._store, "commit", commit_and_break)
+    monkeypatch.setattr(world.host.store, "commit", commit_and_break)
     batch = (("add", 1), ("serve", "t", "served"), ("hide", "gone"), ("display", "new", 2))
     with pytest.raises(TransportError):
         await world.send("c", 2, *batch)
-    monkeypatch.setattr(world.host._store, "commit", commit)
+    monkeypatch.setattr(world.host.store, "commit", commit)
     assert await world.send("c", 2, *batch) == [Sum(1), True, None, None]
     news = await world.watch(known.cursor, known.incarnation)
     assert news.results == [("t", "served")]
@@ -507,14 +507,14 @@ async def test_a_mechanism_that_is_always_due_does_not_spin(
 ) -> None:
     """Its time comes a thousand times a second at most, and costs no commit."""
     commits = 0
-    commit = world.host._store.commit
+    commit = world.host.store.commit
 
     def counted(*args: Any) -> None:
         nonlocal commits
         commits += 1
         commit(*args)
 
-    monkeypatch.setattr(world.host._store, "commit", counted)
+    monkeypatch.setattr(world.host.store, "commit", counted)
     await world.ask(("spin",))
     before, committed = world.host._mechanism.advanced, commits  # type: ignore[attr-defined]
     await asyncio.sleep(0.1)

@@ -192,7 +192,7 @@ class Home:
         self.host.close()
 
     def rows(self, table: str) -> dict[str, Any]:
-        return {row.key: row.value for row in self.host._store.load() if row.table == table}
+        return {row.key: row.value for row in self.host.store.load() if row.table == table}
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ async def test_a_bury_that_is_undone_forgets_nobody(
     life = a_life()
     await home.process(life).ask("take", "thing")
     kill(home._askers[0])
-    store: Any = home.host._store
+    store: Any = home.host.store
     commit, failed = store.commit, 0
 
     def full(*args: Any) -> None:

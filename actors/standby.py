@@ -1,0 +1,140 @@
+"""The standby's side: copies of hosts' rows, each fed by its primary on another node.
+
+What is acknowledged here is on this node's disk. A copy that was released, to be gone on from
+by a host of its own, takes nothing any more: an old primary that comes back finds it closed.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from actors import shipments
+from actors.host import HOST_TABLES
+from actors.mechanism import mechanism_of
+from actors.shipments import Position
+from actors.store import Store, StoreError, let_go, seize
+from actors.terms import Standing, copies, standing_of, standing_path
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """This copy is not for who asks: another one feeds it, or it was released."""
+
+
+class _Fed:
+    """One copy. word: of the one incarnation that feeds it."""
+
+    def __init__(self, store: Store, path: Path, word: str) -> None:
+        self.store = store
+        self.path = path
+        self.word = word
+
+
+class Standby:
+    """All copies of one gateway on one node.
+
+    folder: the gateway's, on this node.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fed: dict[str, _Fed] = {}
+
+    def consult(self, payload: bytes) -> bytes:
+        """What a primary says: `(verb, arguments)` → `(True, reply)` or `(False, reason)`."""
+        verb, arguments = _unpack(payload)
+        told: dict[str, Callable[..., Any]] = {
+            "begin": self._begin,
+            "ship": self._ship,
+            "stand": self._stand,
+        }
+        try:
+            return _pack((True, told[verb](*arguments)))
+        except (Refused, StoreError) as refused:
+            return _pack((False, str(refused)))
+
+    async def watch(self, payload: bytes) -> bytes:
+        """Nobody watches a standby."""
+        raise Refused("there is nothing to watch")
+
+    def release(self, host: str) -> None:
+        """Let go of a copy's files; nothing is taken for it until somebody begins anew."""
+        fed = self._fed.pop(host, None)
+        if fed is not None:
+            fed.store.close()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for host in list(self._fed):
+            self.release(host)
+
+    def _begin(self, host: str, factory: str, number: int, file: str, word: str) -> Position:
+        """A primary in its term `number` begins to feed a copy; where that has come to.
+
+        What another term has left in the file is of no use: it begins empty then.
+        """
+        self.release(host)
+        path = self._folder / file
+        if standing_of(path).number != number:
+            _remove(path)
+        self._remove_old(host, number, path)
+        mechanism = mechanism_of(factory)
+        store = Store(path, {**mechanism.TABLES, **HOST_TABLES}, mechanism.DURABLE)
+        if not standing_path(path).exists():
+            Standing(number, "joining").write(path)
+        self._fed[host] = _Fed(store, path, word)
+        return store.position()
+
+    def _ship(self, host: str, word: str, packed: list[bytes]) -> None:
+        """What the primary has written since; nothing: it only asks whether all is well."""
+        store = self._mine(host, word).store
+        if packed:
+            store.apply([shipments.unpack(each) for each in packed])
+
+    def _stand(self, host: str, word: str, number: int, peer: str) -> None:
+        """From here on this copy is complete, and is kept so, in a term with a standby."""
+        Standing(number, "standby", peer).write(self._mine(host, word).path)
+
+    def _mine(self, host: str, word: str) -> _Fed:
+        fed = self._fed.get(host)
+        if fed is None or fed.word != word:
+            raise Refused(f"the copy of {host} is not fed by this one any more")
+        return fed
+
+    def _remove_old(self, host: str, number: int, but: Path) -> None:
+        """Copies that earlier terms have left on this node, unless somebody has them open."""
+        for copy, standing in copies(self._folder, host, "", ""):
+            path = self._folder / copy.file
+            if path != but and standing.number < number:
+                with contextlib.suppress(StoreError):
+                    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a copy's files. Raises StoreError where a process has it open."""
+    let_go(seize(path))
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    for suffix in (".head", ".term", ".lock"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def ask(verb: str, *arguments: Any) -> bytes:
+    """A question to `Standby.consult`."""
+    return _pack((verb, arguments))
+
+
+def answer(payload: bytes) -> Any:
+    """The reply in its answer. Raises Refused."""
+    took, reply = _unpack(payload)
+    if not took:
+        raise Refused(reply)
+    return reply
