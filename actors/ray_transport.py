@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from actors import registry
 from actors.door import Address
@@ -17,7 +17,7 @@ from actors.host import VIEW_NS
 from actors.lines import LineTransport
 from actors.transport import TransportError
 
-_FIND_S = 20.0
+_FIND_S = 6.0
 _CONSULT_S = 15.0
 _WATCH_S = VIEW_NS / 1e9 + 10.0
 
@@ -43,13 +43,15 @@ class RayTransport(LineTransport):
                 found: Address = await handle.address.remote()
             return found
         except ActorUnavailableError as error:
-            # Also while Ray tries to restart it on a node that is gone.
-            self._handle = None
             raise TransportError("it is being restarted") from error
-        except RayActorError as error:
+        except TimeoutError:
+            # A call to an actor on a node that has just gone may wait for ever.
+            self._handle = None
+            raise TransportError(f"Ray has no answer from it within {_FIND_S:g} s") from None
+        except RayError as error:
             # Dead for good: the next attempt finds, or makes, its successor.
             self._handle = None
-            raise TransportError("it has died") from error
+            raise TransportError("it has died, or its node is gone") from error
         except Exception as error:
             # Whatever it is (Ray itself is out of reach): the consultant outlives it.
             raise TransportError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,151 @@
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors import home, registry
+from actors.consultant import Consultant
+from actors.ray_transport import RayTransport
+from actors.registry import Home
+from tests.actors.counter import CALENDAR
+from tests.chaos.conftest import Nodes, kill_process
+
+pytestmark = pytest.mark.anyio
+
+RECOVERY_S = 15.0
+
+
+@pytest.fixture(autouse=True)
+def counter_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only singleton of these gateways is a durable counter."""
+    monkeypatch.setattr(registry, "SINGLETONS", {"counter": CALENDAR})
+
+
+@asynccontextmanager
+async def caller(name: str, place: Home) -> AsyncIterator[Consultant]:
+    """A consultant in this process."""
+    transport = RayTransport(name, "counter", place)
+    made = Consultant("counter", transport)
+    made.start()
+    try:
+        yield made
+    finally:
+        await made.close(0.5)
+        transport.close()
+        await asyncio.sleep(0.01)
+
+
+class Load:
+    """Adds as fast as it can. done: adds that were acknowledged; slowest: seconds."""
+
+    def __init__(self, asker: Consultant) -> None:
+        self.done = 0
+        self.slowest = 0.0
+        self._asker = asker
+        self._going = True
+        self._tasks = [asyncio.create_task(self._add()) for _ in range(8)]
+
+    async def _add(self) -> None:
+        while self._going:
+            began = time.monotonic()
+            await self._asker.ask("add", 1)
+            self.done += 1
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+    async def until(self, more: int, within_s: float = 30.0) -> None:
+        """So many more are done."""
+        goal = self.done + more
+        async with asyncio.timeout(within_s):
+            while self.done < goal:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> int:
+        self._going = False
+        await asyncio.gather(*self._tasks)
+        return self.done
+
+
+async def info(name: str) -> dict[str, Any]:
+    """See `HostActor.info`; of the one in charge, once it answers."""
+    while True:
+        handle: Any = await asyncio.to_thread(registry.find, name, "counter")
+        try:
+            if handle is not None:
+                told: dict[str, Any] = await handle.info.remote()
+                return told
+        except ray.exceptions.RayActorError:
+            pass
+        await asyncio.sleep(0.1)
+
+
+async def protected(name: str, within_s: float = 30.0) -> dict[str, Any]:
+    """The host's own word, once it has a standby."""
+    async with asyncio.timeout(within_s):
+        while not (told := await info(name))["protection"].startswith("standby"):
+            await asyncio.sleep(0.1)
+    return told
+
+
+async def test_the_standby_goes_on_when_the_node_is_lost(
+    nodes: Nodes, name: str, tmp_path: Path
+) -> None:
+    """I8, I10: twice, with a node that comes in between; every acknowledged add is there."""
+    place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
+    assert place.node in nodes.raygate
+    async with caller(name, place) as asker:
+        load = Load(asker)
+        await load.until(100)
+        for _ in range(2):
+            told = await protected(name)
+            await load.until(100)
+            nodes.kill(told["node"])
+            began = time.monotonic()
+            await asyncio.sleep(0.2)
+            await load.until(1)
+            assert time.monotonic() - began < RECOVERY_S
+            after = await info(name)
+            assert after["epoch"] > told["epoch"]
+            assert after["node"] != told["node"]
+            await asyncio.to_thread(nodes.add)
+        done = await load.stop()
+        assert await asker.ask("total") == done
+
+
+async def test_a_frozen_standby_is_gone_on_without(
+    nodes: Nodes, name: str, tmp_path: Path
+) -> None:
+    """SIGSTOP: a pause of two seconds, nothing lost; awake again, it is a standby again."""
+    place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
+    async with caller(name, place) as asker:
+        load = Load(asker)
+        await protected(name)
+        term = await asyncio.to_thread(home.terms_of(name).latest, "counter")
+        assert term is not None
+        assert term.standby is not None
+        standby = await asyncio.to_thread(standby_process, name, term.standby.node)
+        load.slowest = 0.0
+        kill_process(standby, signal.SIGSTOP)
+        await load.until(500)
+        assert (await info(name))["protection"] == "store only"
+        kill_process(standby, signal.SIGCONT)
+        await protected(name)
+        done = await load.stop()
+        assert load.slowest < 6.0
+        assert await asker.ask("total") == done
+
+
+def standby_process(name: str, node: str) -> int:
+    """The process of the standby on a node."""
+    from ray.util.state import list_actors  # noqa: PLC0415
+
+    from actors.host_actor import standby_name
+
+    [found] = [one for one in list_actors() if one.name == standby_name(node)]
+    assert found.pid is not None
+    return int(found.pid)
