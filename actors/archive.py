@@ -1,0 +1,225 @@
+"""The archived rows of one store: appended in batches, moved out by month, read as one.
+
+A batch is written into the database, in the transaction of the live rows that belong to it.
+When a month is over its rows move into a file of their own (`actors/month_file.py`): some are
+copied there and are on the disk, and only then do they leave the database. In between they are
+in both places, which is no harm: the file's rows come first, and of the database's only those
+behind them. So it may break off at any moment, and goes on from there.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from actors import ledger, month_file
+from actors.month_file import MonthFile, Rows, Span, unpacked
+from actors.store_errors import StoreDamaged
+
+STEP_BYTES = 1 << 18
+STEP_ROWS = 1_024
+"""So much moves at once: what a disk takes in a few milliseconds."""
+
+Place = tuple[str, int]
+"""Where a batch is: the month of its file ("" for the database itself), and its number there."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+class Block(NamedTuple):
+    """Some rows that follow each other. problem: why they, or some of them, can't be read."""
+
+    place: Place
+    rows: Rows
+    problem: str | None
+
+
+class Month(NamedTuple):
+    """A month's file. span: None where it is empty, or can't be read, as `problem` says."""
+
+    file: MonthFile
+    span: Span | None
+    problem: str | None = None
+
+
+class Archive:
+    """See the module's docstring.
+
+    path, db: of the store's database. table: whose rows. Writing is within the caller's
+    transaction.
+    """
+
+    def __init__(self, db: sqlite3.Connection, path: Path, table: str) -> None:
+        self._db = db
+        self._path = path
+        self._table = table
+        self._batches = f'"{table}_batches"'
+        db.execute(f"CREATE TABLE IF NOT EXISTS {self._batches} (last TEXT PRIMARY KEY, rows BLOB)")
+        self._months: list[Month] | None = None
+
+    @property
+    def months(self) -> list[Month]:
+        """The months that have moved, oldest first."""
+        if self._months is None:
+            self._months = [_looked_at(file) for file in month_file.found(self._path, self._table)]
+        return self._months
+
+    @property
+    def moved(self) -> str:
+        """The key of the last row that is in a file."""
+        return max((month.span.last for month in self.months if month.span), default="")
+
+    def first(self) -> str | None:
+        """The key that the first batch in the database itself ends with."""
+        [key] = self._db.execute(f"SELECT MIN(last) FROM {self._batches}").fetchone()
+        return None if key is None else str(key)
+
+    def append(self, rows: list[tuple[str, Any]]) -> None:
+        """Add rows, in the order of their keys, behind all others."""
+        put = f"INSERT INTO {self._batches} VALUES (?, ?)"
+        self._db.execute(put, (rows[-1][0], _pack(rows)))
+
+    def later(self, after: str) -> Iterator[tuple[str, Any]]:
+        """The rows whose keys come after this one. Raises StoreDamaged."""
+        for month in self.months:
+            if month.problem is not None and not self._reaches(after, month):
+                raise StoreDamaged(month.problem)
+            if month.span and month.span.last > after:
+                for key, raw in month.file.later(after):
+                    if key > after:
+                        yield key, _unpack(raw)
+        after = max(after, self.moved)
+        batches = self._db.execute(
+            f"SELECT rows FROM {self._batches} WHERE last > ? ORDER BY last", (after,)
+        )
+        for (blob,) in batches:
+            for key, raw in unpacked(blob):
+                if key > after:
+                    yield key, _unpack(raw)
+
+    def before(self, place: Place | None) -> Block | None:
+        """The batch that comes before the one at this place (None: the last one there is)."""
+        if place is None or place[0] == "":
+            moved = self.moved
+            block = self._batch_before(place[1] if place else None)
+            if block is not None and (block.problem or block.rows[-1][0] > moved):
+                return block._replace(rows=[row for row in block.rows if row[0] > moved])
+            place = None
+        for month in reversed(self.months):
+            if place is not None and month.file.month > place[0]:
+                continue
+            number = place[1] if place is not None and month.file.month == place[0] else None
+            block = _block_before(month.file, number)
+            if block is not None:
+                return block
+        return None
+
+    def copy(self, now: int) -> bool:
+        """Copy some rows of a month that is over into its file; whether there were any.
+
+        now: Unix time, nanoseconds. When this returns True, let `drop_copied` follow.
+        Raises StoreDamaged.
+        """
+        if any(month.problem for month in self.months):
+            return False
+        moved, this_month = self.moved, ledger.month_of(now)
+        rows: Rows = []
+        size, into = 0, ""
+        batches = self._db.execute(
+            f"SELECT rows FROM {self._batches} WHERE last > ? ORDER BY last", (moved,)
+        )
+        for (blob,) in batches:
+            for key, raw in unpacked(blob):
+                if key <= moved:
+                    continue
+                at_ns = ledger.written_ns(raw)
+                month = "" if at_ns is None else ledger.month_of(at_ns)
+                into = into or month
+                if not month or month != into or month >= this_month:
+                    # A row of another month, or of none: it stays, and all behind it.
+                    return self._copied(into, rows)
+                rows.append((key, raw))
+                if len(rows) >= STEP_ROWS:
+                    return self._copied(into, rows)
+            size += len(blob)
+            if size >= STEP_BYTES:
+                break
+        return self._copied(into, rows)
+
+    def _copied(self, into: str, rows: Rows) -> bool:
+        if not rows:
+            # What a crash has left in both places still has to go.
+            return self._unfinished()
+        file = MonthFile(self._path, self._table, into)
+        file.append(rows)
+        others = [month for month in self.months if month.file.month != into]
+        self._months = [*others, _looked_at(file)]
+        return True
+
+    def _unfinished(self) -> bool:
+        there = f"SELECT 1 FROM {self._batches} WHERE last <= ? LIMIT 1"
+        return bool(self.moved and self._db.execute(there, (self.moved,)).fetchone())
+
+    def drop_copied(self) -> None:
+        """Let the rows go that are in a file."""
+        self._db.execute(f"DELETE FROM {self._batches} WHERE last <= ?", (self.moved,))
+
+    def _reaches(self, after: str, damaged: Month) -> bool:
+        """Whether the rows after this key lie behind a month that can't be read."""
+        behind = [month for month in self.months if month.file.month > damaged.file.month]
+        begins = [month.span.first for month in behind if month.span] + [self.first() or "~"]
+        return any(first <= after for first in begins)
+
+    def _batch_before(self, number: int | None) -> Block | None:
+        # By the table, not by its index: what is in both is compared.
+        got = self._db.execute(
+            f"SELECT rowid, last, rows FROM {self._batches} NOT INDEXED "
+            "WHERE rowid < ? ORDER BY rowid DESC LIMIT 1",
+            (2**63 - 1 if number is None else number,),
+        ).fetchone()
+        if got is None:
+            return None
+        number, last, blob = got
+        rows, problem = _read(blob)
+        indexed = self._db.execute(
+            f"SELECT rowid FROM {self._batches} WHERE last = ?", (last,)
+        ).fetchall()
+        if problem is None and (last != rows[-1][0] or indexed != [(number,)]):
+            problem = f"the batch that ends with row {rows[-1][0]} is not where it should be"
+        return Block(("", number), rows, problem)
+
+
+def _looked_at(file: MonthFile) -> Month:
+    try:
+        return Month(file, file.span())
+    except StoreDamaged as error:
+        return Month(file, None, str(error))
+
+
+def _block_before(file: MonthFile, number: int | None) -> Block | None:
+    try:
+        got = file.before(number)
+    except StoreDamaged as error:
+        # Of a file that can't be read there is nothing before either.
+        return None if number == 0 else Block((file.month, 0), [], str(error))
+    if got is None:
+        return None
+    number, blob = got
+    rows, problem = _read(blob)
+    if problem is None and number != int(rows[-1][0]):
+        problem = f"the block that ends with row {rows[-1][0]} is not where it should be"
+    return Block((file.month, number), rows, problem)
+
+
+def _read(blob: Any) -> tuple[Rows, str | None]:
+    """The rows of a batch, and why there are none."""
+    try:
+        rows = unpacked(blob)
+    except msgspec.DecodeError as error:
+        return [], str(error)
+    if any(not (key.isascii() and key.isdecimal()) for key, _ in rows):
+        return [], "a batch holds no ledger rows"
+    return rows, None
