@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from actors import ledger, month_file
-from actors.month_file import MonthFile, Rows, Span, unpacked
+from actors.month_file import MonthFile, Rows, Span, number_of, unpacked
 from actors.store_errors import StoreDamaged
 
 STEP_BYTES = 1 << 18
@@ -170,8 +170,8 @@ class Archive:
     def _reaches(self, after: str, damaged: Month) -> bool:
         """Whether the rows after this key lie behind a month that can't be read."""
         behind = [month for month in self.months if month.file.month > damaged.file.month]
-        begins = [month.span.first for month in behind if month.span] + [self.first() or "~"]
-        return any(first <= after for first in begins)
+        begins = [month.span.first for month in behind if month.span] + [self.first() or ""]
+        return any(first and number_of(first) <= number_of(after) + 1 for first in begins)
 
     def _batch_before(self, number: int | None) -> Block | None:
         # By the table, not by its index: what is in both is compared.

@@ -84,7 +84,7 @@ class MonthFile:
         """Its rows whose keys come after this one; of a block perhaps some before it."""
         with sound(self.path), closing(self._opened()) as db:
             found = db.execute(
-                "SELECT rows FROM blocks WHERE last > ? ORDER BY last", (_number(after),)
+                "SELECT rows FROM blocks WHERE last > ? ORDER BY last", (number_of(after),)
             )
             for (blob,) in found:
                 yield from unpacked(blob)
@@ -121,7 +121,8 @@ def _has_blocks(db: sqlite3.Connection) -> bool:
     return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'blocks'").fetchone())
 
 
-def _number(key: str) -> int:
+def number_of(key: str) -> int:
+    """The number that a row's key is; 0 where it is none."""
     return int(key) if key.isascii() and key.isdecimal() and len(key) <= 20 else 0
 
 
