@@ -120,6 +120,11 @@ def row_key(sequence: int) -> str:
     return str(sequence).zfill(20)
 
 
+def hash_of(value: Any) -> bytes:
+    """SHA-256 of a row, by which the next one names it. Raises what packing raises."""
+    return sha256(_pack(value)).digest()
+
+
 def written_ns(packed: Any) -> int | None:
     """When a packed row was written, Unix time in nanoseconds; None: it is not a ledger's."""
     try:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from actors import formats
+from actors import formats, inspection
 from actors.archive import Archive
 from actors.errors import InvalidRequest, LedgerDamaged
 from actors.filesystems import untrusted
@@ -129,6 +129,17 @@ class Store:
         except StoreDamaged as error:
             raise LedgerDamaged(str(error)) from None
         return [Row(table, key, value) for key, value in found]
+
+    def archive(self) -> Archive:
+        """The archive of a store that has one. Raises InvalidRequest."""
+        if not self.archives:
+            raise InvalidRequest("there is no ledger here")
+        return next(iter(self.archives.values()))
+
+    def inspected(self, head: tuple[int, str] | None) -> dict[str, Any]:
+        """See `inspection.inspected`; and the `format`. Raises InvalidRequest."""
+        told = inspection.inspected(self._path, self.archive(), head, self.head())
+        return {"format": formats.FORMAT, **told}
 
     def move_months(self, now: int) -> bool:
         """Move some rows of months that are over out of the database; whether there were any.
