@@ -167,6 +167,27 @@ class Archive:
         """Let the rows go that are in a file."""
         self._db.execute(f"DELETE FROM {self._batches} WHERE last <= ?", (self.moved,))
 
+    def put_back(self, block: Block) -> None:
+        """Put a block of another database where it was there."""
+        put = f"INSERT INTO {self._batches} (rowid, last, rows) VALUES (?, ?, ?)"
+        self._db.execute(put, (block.place[1], block.rows[-1][0], _pack(block.rows)))
+
+    def from_the_beginning(self, until: int | None) -> Iterator[Block]:
+        """The blocks of the database itself that can be read, up to one, from the other end."""
+        number = 0
+        more = f"SELECT rowid, rows FROM {self._batches} NOT INDEXED WHERE rowid > ? LIMIT 1"
+        while True:
+            try:
+                got = self._db.execute(more, (number,)).fetchone()
+            except sqlite3.DatabaseError:
+                return
+            if got is None or (until is not None and got[0] >= until):
+                return
+            number, blob = got
+            rows, problem = _read(blob)
+            if rows:
+                yield Block(("", number), rows, problem)
+
     def _reaches(self, after: str, damaged: Month) -> bool:
         """Whether the rows after this key lie behind a month that can't be read."""
         behind = [month for month in self.months if month.file.month > damaged.file.month]

@@ -10,6 +10,7 @@ did it and why (`by`, `reason`). It is met first, and from then on that damage i
 never goes unmentioned.
 """
 
+import sqlite3
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from actors.ledger import ACCEPTED, BEGINNING, Entry, Head, written
 
 MOST_FINDINGS = 1_000
 """More are only counted."""
+
+_BEFORE_THE_DATABASE: Place = ("9999-99", 0)
 
 _entry = msgspec.msgpack.Decoder(Entry).decode
 
@@ -58,7 +61,10 @@ class Progress(NamedTuple):
     def read(cls, told: Any) -> "Progress":
         """Of what JSON has made of one. Raises ValueError where it is none."""
         try:
-            return msgspec.convert(told, cls)
+            found = msgspec.convert(told, cls)
+            for hash in (found.hash, *(below for _, _, below, _ in found.accepted)):
+                bytes.fromhex(hash)
+            return found
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from None
 
@@ -104,7 +110,12 @@ class Audit:
         """Look at about so many more rows: by whole batches."""
         until = self.checked + rows
         while not self.done and self.checked < until:
-            block = self._before(self._place)
+            try:
+                block = self._before(self._place)
+            except sqlite3.DatabaseError as error:
+                self._find(self._sequence, self._sequence, f"can't be read: {error}")
+                self._hash, self._place = None, _BEFORE_THE_DATABASE
+                continue
             if block is None:
                 self._begins()
                 break
