@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -40,11 +41,9 @@ class World:
     def spend(self, batches: int, each: int = 10) -> None:
         """So many charges."""
         for _ in range(batches):
-            first = self.asked * 1_000
+            first, day = self.asked * 1_000, time.strftime("%Y-%m-%d", time.gmtime())
             charges = [
-                Paid(
-                    "o", f"c{first + n}", (), 0, 7, 7, Usage(1, 0, 1, 0), FACTS, False, "2026-11-29"
-                )
+                Paid("o", f"c{first + n}", (), 0, 7, 7, Usage(1, 0, 1, 0), FACTS, False, day)
                 for n in range(each)
             ]
             assert self.ask(*[("charge", charge) for charge in charges]) == ["posted"] * each
