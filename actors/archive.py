@@ -45,6 +45,18 @@ class Month(NamedTuple):
     problem: str | None = None
 
 
+class Move(NamedTuple):
+    """Rows on their way into a file. file: None where they are there already."""
+
+    file: MonthFile | None
+    rows: Rows
+
+    def write(self) -> None:
+        """Put them on the disk: some milliseconds, in which the database may be used."""
+        if self.file is not None:
+            self.file.append(self.rows)
+
+
 class Archive:
     """See the module's docstring.
 
@@ -71,6 +83,10 @@ class Archive:
     def moved(self) -> str:
         """The key of the last row that is in a file."""
         return max((month.span.last for month in self.months if month.span), default="")
+
+    def look_again(self) -> None:
+        """What is known of the files may be wrong: look before the next use."""
+        self._months = None
 
     def first(self) -> str | None:
         """The key that the first batch in the database itself ends with."""
@@ -117,55 +133,50 @@ class Archive:
                 return block
         return None
 
-    def copy(self, now: int) -> bool:
-        """Copy some rows of a month that is over into its file; whether there were any.
+    def next_move(self, now: int) -> "Move | None":
+        """What moves next, of a month that is over; None: nothing does.
 
-        now: Unix time, nanoseconds. When this returns True, let `drop_copied` follow.
-        Raises StoreDamaged.
+        now: Unix time, nanoseconds. When it is written, let `end_move` follow, and nothing else
+        that moves come between. Raises StoreDamaged.
         """
         if any(month.problem for month in self.months):
-            return False
+            return None
         moved, this_month = self.moved, ledger.month_of(now)
         rows: Rows = []
-        size, into = 0, ""
+        size, month, month_ends_ns = 0, "", 0
         batches = self._db.execute(
             f"SELECT rows FROM {self._batches} WHERE last > ? ORDER BY last", (moved,)
         )
-        for (blob,) in batches:
-            for key, raw in unpacked(blob):
-                if key <= moved:
-                    continue
-                at_ns = ledger.written_ns(raw)
-                month = "" if at_ns is None else ledger.month_of(at_ns)
-                into = into or month
-                if not month or month != into or month >= this_month:
-                    # A row of another month, or of none: it stays, and all behind it.
-                    return self._copied(into, rows)
-                rows.append((key, raw))
-                if len(rows) >= STEP_ROWS:
-                    return self._copied(into, rows)
-            size += len(blob)
-            if size >= STEP_BYTES:
+        for key, raw in (row for (blob,) in batches for row in unpacked(blob)):
+            if key <= moved:
+                continue
+            at_ns = ledger.written_ns(raw)
+            if not month and at_ns is not None:
+                month, month_ends_ns = ledger.month_of(at_ns), ledger.month_ends_ns(at_ns)
+            enough = size >= STEP_BYTES or len(rows) >= STEP_ROWS
+            # A row of another month, or of none, stays, and all behind it.
+            if enough or at_ns is None or at_ns >= month_ends_ns or month >= this_month:
                 break
-        return self._copied(into, rows)
+            rows.append((key, raw))
+            size += len(memoryview(raw))
+        if rows:
+            return Move(MonthFile(self._path, self._table, month), rows)
+        # What a crash has left in both places still has to go.
+        return Move(None, []) if self._unfinished() else None
 
-    def _copied(self, into: str, rows: Rows) -> bool:
-        if not rows:
-            # What a crash has left in both places still has to go.
-            return self._unfinished()
-        file = MonthFile(self._path, self._table, into)
-        file.append(rows)
-        others = [month for month in self.months if month.file.month != into]
-        self._months = [*others, _looked_at(file)]
-        return True
+    def end_move(self, move: "Move") -> None:
+        """Let the rows go that are in a file now."""
+        if move.file is not None:
+            known = {month.file.month: month for month in self.months}
+            before = known.get(move.file.month)
+            first = before.span.first if before and before.span else move.rows[0][0]
+            known[move.file.month] = Month(move.file, Span(first, move.rows[-1][0]))
+            self._months = list(known.values())
+        self._db.execute(f"DELETE FROM {self._batches} WHERE last <= ?", (self.moved,))
 
     def _unfinished(self) -> bool:
         there = f"SELECT 1 FROM {self._batches} WHERE last <= ? LIMIT 1"
         return bool(self.moved and self._db.execute(there, (self.moved,)).fetchone())
-
-    def drop_copied(self) -> None:
-        """Let the rows go that are in a file."""
-        self._db.execute(f"DELETE FROM {self._batches} WHERE last <= ?", (self.moved,))
 
     def put_back(self, block: Block) -> None:
         """Put a block of another database where it was there."""

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from actors import periods
+
 TABLE = "ledger"
 ACCEPTED = "accepted"
 """State of a row that is no charge: somebody has signed off damage to rows before it."""
@@ -139,6 +141,14 @@ def month_of(ns: int) -> str:
         return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m")
     except (ValueError, OverflowError, OSError):
         return ""
+
+
+def month_ends_ns(ns: int) -> int:
+    """The first nanosecond after that month; 0: of no time."""
+    try:
+        return periods.span("month", UTC, ns).end_ns or 0
+    except (ValueError, OverflowError, OSError):
+        return 0
 
 
 def verify(

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from actors import formats, inspection
-from actors.archive import Archive
+from actors.archive import Archive, Move
 from actors.errors import InvalidRequest, LedgerDamaged
 from actors.filesystems import untrusted
 from actors.ledger_audit import Audit
@@ -141,19 +141,26 @@ class Store:
         told = inspection.inspected(self._path, self.archive(), head, self.head())
         return {"format": formats.FORMAT, **told}
 
-    def move_months(self, now: int) -> bool:
-        """Move some rows of months that are over out of the database; whether there were any.
+    def next_move(self, now: int) -> Move | None:
+        """Some rows of a month that is over, to be written into its file; None: there are none.
 
-        now: Unix time, nanoseconds. Takes some milliseconds. Raises StoreDamaged.
+        now: Unix time, nanoseconds. Then comes `end_move`. Raises StoreDamaged.
         """
-        moved = False
-        for archive in self.archives.values():
-            with sound(self._path):
-                if archive.copy(now):
-                    moved = True
-                    with self._transaction():
-                        archive.drop_copied()
-        return moved
+        with sound(self._path):
+            return self.archive().next_move(now) if self.archives else None
+
+    def end_move(self, move: Move) -> None:
+        """The rows are in their file: let them leave the database."""
+        with sound(self._path), self._transaction():
+            self.archive().end_move(move)
+
+    def move_months(self, now: int) -> bool:
+        """Move some rows of months that are over, at once; whether there were any."""
+        move = self.next_move(now)
+        if move is not None:
+            move.write()
+            self.end_move(move)
+        return move is not None
 
     def commit(self, rows: Iterable[Row], head: tuple[int, str] | None = None) -> None:
         """Write the rows in one transaction; then the chain's head beside the database.

@@ -132,6 +132,20 @@ def test_a_month_that_runs_stays_and_one_that_is_over_goes(tmp_path: Path) -> No
     world.store.close()
 
 
+def test_commits_go_on_while_a_month_is_written(tmp_path: Path) -> None:
+    """What comes between the copy and the end of a move is neither lost nor moved with it."""
+    world, now = _filled(tmp_path / "s.sqlite", [(5, 0), (5, 31)])
+    while (move := world.store.next_move(now)) is not None:
+        world.commit(2, now)
+        move.write()
+        world.commit(2, now)
+        world.store.end_move(move)
+        world.commit(2, now)
+    assert len(everything(world.store)[1]) == world.count
+    assert world.findings() == []
+    world.store.close()
+
+
 def test_a_month_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     """Its own rows can't be had, and the error says which file; nothing moves meanwhile."""
     world, now = _filled(tmp_path / "s.sqlite", [(5, 0), (5, 31), (5, 31), (5, 31)])
