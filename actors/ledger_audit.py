@@ -95,6 +95,7 @@ class Audit:
         self._place = self._at.place
         self._witness = witness
         self._since_ns = since_ns
+        self._crossing = False
         self.checked = 0
         self.done = False
         self.found = 0
@@ -119,6 +120,9 @@ class Audit:
             if block is None:
                 self._begins()
                 break
+            # Rows that were looked at in the database may have moved into a file since.
+            before = self._place
+            self._crossing |= before is not None and before[0] == "" != block.place[0]
             self._place = block.place
             if block.problem is not None:
                 last = int(block.rows[-1][0]) if block.rows else self._sequence
@@ -130,8 +134,11 @@ class Audit:
 
     def _row(self, number: int, raw: bytes) -> None:
         if number > self._sequence:
+            if self._crossing:
+                return
             self._find(number, number, "is there twice, or was put in")
             return
+        self._crossing = False
         if number < self._sequence:
             self._find(number + 1, self._sequence, "missing")
             self._go_on(number, None)

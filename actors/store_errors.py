@@ -36,9 +36,14 @@ def sound(path: Path) -> Iterator[None]:
 
 def damaged(path: Path, what: str) -> StoreDamaged:
     """The error for a damaged store."""
-    name = path.parent.name
+    folder = path.parent
+    how = "move the file away: what it held is forgotten then"
+    if path.name.startswith("cost_tracker"):
+        how = (
+            "mend it with `raygate ledger repair`; `raygate ledger inspect` shows more (both with "
+            f"--storage-path {folder.parent} --name {folder.name})"
+        )
     return StoreDamaged(
-        f"{path} is damaged: {what}. Nothing was changed. See how much with `raygate ledger "
-        f"inspect --storage-path {path.parent.parent} --name {name}`; then put a backup of the "
-        f"folder in its place, or mend it with `raygate ledger repair` (the same options)."
+        f"{path} is damaged: {what}. Nothing was changed. Put a backup of the folder from before "
+        f"in its place, or {how}."
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from actors import archive as module
 from actors.errors import LedgerDamaged
 from actors.ledger import TABLE, month_of
+from actors.ledger_audit import Audit
 from actors.mechanism import Row
 from actors.month_file import MonthFile
 from actors.store import Store
@@ -107,6 +108,29 @@ def test_pages_go_on_across_months(
             seen += page
             world.store.move_months(now)
     assert [row.value[0] for row in seen] == list(range(1, world.count + 1))
+    world.store.close()
+
+
+@given(batches=_BATCHES, step=st.integers(1, 5), moves=st.lists(st.booleans(), max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_an_audit_goes_on_while_months_move(
+    tmp_path_factory: Any, batches: list[tuple[int, int]], step: int, moves: list[bool]
+) -> None:
+    """Rows that it has seen in the database and meets again in a file are not put in."""
+    world, now = _filled(tmp_path_factory.mktemp("audited") / "s.sqlite", batches)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STEP_ROWS", 3)
+        progress: Any = world.chain.head()
+        for move in [*moves, *[True] * 100]:
+            audit = Audit(world.store.archives[TABLE].before, progress)
+            audit.step(step)
+            assert audit.findings == []
+            if audit.done:
+                break
+            progress = audit.progress
+            if move:
+                world.store.move_months(now)
+        assert audit.done
     world.store.close()
 
 

@@ -164,11 +164,11 @@ def test_no_bit_of_the_database_changes_a_row_unseen(sound: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("left", [0.05, 0.5, 0.9, 0.999])
 def test_a_database_that_is_cut_off_is_refused(sound: Any, tmp_path: Path, left: float) -> None:
-    """With a message that names the file and what to do."""
+    """With a message that names the file."""
     work = copied(sound[0], tmp_path / "work")
     content = work.read_bytes()
     work.write_bytes(content[: int(len(content) * left)])
-    with pytest.raises(StoreDamaged, match="raygate ledger inspect") as caught:
+    with pytest.raises(StoreDamaged, match="is damaged") as caught:
         Store(work, TABLES, durable=False).load()
     assert str(work) in str(caught.value)
 
@@ -184,6 +184,19 @@ def test_a_flipped_bit_in_live_rows_is_refused(sound: Any, tmp_path: Path) -> No
         work.write_bytes(_flipped(content, at, at % 8))
         with pytest.raises(StoreDamaged, match=r"page \d+ is not what was written"):
             Store(work, TABLES, durable=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("cost_tracker", "raygate ledger repair"), ("key_store", "move the file away")],
+)
+def test_a_damaged_store_says_what_to_do(tmp_path: Path, name: str, what: str) -> None:
+    """A backup always helps; only the ledger can be mended."""
+    path = tmp_path / f"{name}.sqlite"
+    path.write_bytes(b"what is this" * 1_000)
+    with pytest.raises(StoreDamaged, match=what) as caught:
+        Store(path, TABLES, durable=False)
+    assert "backup" in str(caught.value)
 
 
 def test_rows_and_files_that_are_gone_are_missed(sound: Any, tmp_path: Path) -> None:
