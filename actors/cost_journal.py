@@ -5,6 +5,7 @@ from typing import Any
 
 from actors import ledger
 from actors.charges import UNSTORABLE, Charge, Facts, Usage, unstorable
+from actors.errors import LedgerDamaged
 from actors.mechanism import Bookkeeping, Row
 from actors.spending import Spending
 
@@ -18,7 +19,7 @@ class Journal:
 
     cluster: the id that ledger rows carry. spending: the sums for reports.
     overruns, overrun_nanos: how many charges came to more than was held, and by how much.
-    damage: what is wrong with the ledger's end, or None.
+    damage: which rows of the ledger are not what was written, or None.
     """
 
     def __init__(self, rows: Bookkeeping) -> None:
@@ -121,7 +122,22 @@ class Journal:
         ours = self.head()
         if head is None or self.damage or head[0] < ours[0] or tuple(head) == ours:
             return
-        self.damage = f"the database ends at ledger row {ours[0]}, but row {head[0]} was written"
+        damage = f"the database ends at ledger row {ours[0]}, but row {head[0]} was written"
         if head[0] == ours[0]:
-            self.damage = f"ledger row {ours[0]} is not the one that was written"
-        self._changed.put(_META, "damage", self.damage)
+            damage = f"ledger row {ours[0]} is not the one that was written"
+        self.note_damage(damage)
+
+    def note_damage(self, what: str) -> None:
+        """Remember that the ledger is damaged, until it has been mended."""
+        self.damage = what
+        self._changed.put(_META, "damage", what)
+
+    def check(self) -> None:
+        """Raise LedgerDamaged where the ledger is damaged."""
+        if self.damage is not None:
+            raise LedgerDamaged(
+                f"No more money is spent, because the ledger is damaged: {self.damage}. "
+                "`raygate ledger verify` shows all of it, `raygate ledger repair` mends it "
+                "while the gateway is down.",
+                should_retry=False,
+            )

@@ -62,8 +62,8 @@ def status(
 
     `pending`, `pending_nanos`: charges that are held. `slices`, `waiting`: how many there are.
     `accounts`, `remembered`, `refusals`: sizes of what is kept.
-    `overruns`: charges that came to more than was held. `damage`: what is wrong with the
-    ledger's end, or None.
+    `overruns`: charges that came to more than was held. `damage`: which rows of
+    the ledger are not what was written, or None.
     """
     today = books.daily.label
     return {

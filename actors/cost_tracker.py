@@ -95,9 +95,13 @@ class CostTracker(Lending):
         self.advance(now)
 
     def summary(self, now: int, caller: str) -> dict[str, Any]:
-        """Today, its budget, averages and the month: see `cost_reports.summary`."""
+        """Today, its budget, averages and the month: see `cost_reports.summary`.
+
+        And `ledger_damage`: why no more money is spent, or None.
+        """
         self.advance(now)
-        return cost_reports.summary(self._books, self._journal.spending)
+        summary = cost_reports.summary(self._books, self._journal.spending)
+        return {**summary, "ledger_damage": self._journal.damage}
 
     def spend(self, now: int, caller: str, by: str, days: int) -> list[Spent]:
         """Spent in the last `days` days (1 to 62, today included) by key, team, model or day.
@@ -180,6 +184,10 @@ class CostTracker(Lending):
     def restored(self, head: ledger.Head | None) -> None:
         """Compare the ledger's end with the head that was found beside the database."""
         self._journal.compare(head)
+
+    def damaged(self, what: str) -> None:
+        """No more money is held or lent; what calls have cost is still noted."""
+        self._journal.note_damage(what)
 
 
 __all__ = [

@@ -16,7 +16,8 @@ RaygateError
 │   └── ProviderTimeout       504
 ├── ProviderUnavailable       503
 ├── Overloaded                503
-└── SingletonUnavailable      503
+├── SingletonUnavailable      503
+└── LedgerDamaged             503  no more money is spent before somebody has looked
 
 All arguments go through `Exception.__init__`, so that an error survives pickling
 between processes.
@@ -178,3 +179,10 @@ class SingletonUnavailable(RaygateError):
 
     status = 503
     default_code = "singleton_unavailable"
+
+
+class LedgerDamaged(RaygateError):
+    """503: rows of the ledger are not what was written; the message names them."""
+
+    status = 503
+    default_code = "ledger_damaged"

@@ -20,6 +20,7 @@ from actors.life import SILENCE_NS, Lives, Undertaker
 from actors.mechanism import Changes, Gone, Row, mechanism_of
 from actors.replies import OutOfStep, Reply, aged
 from actors.store import Store, StoreError
+from actors.upkeep import Upkeep
 from actors.watchers import Watchers
 
 VIEW_NS = 2_000_000_000
@@ -82,6 +83,7 @@ class Host:
         if self._now.earlier:
             # Whoever watched its earlier life may trust those views for that long.
             self._watchers.settle(VIEW_NS)
+        self._upkeep = Upkeep(self.store, lambda: self._mechanism, self._clock.now)
         self._commit(self._now.rows(), self._clock.now())
 
     # The two verbs.
@@ -111,10 +113,7 @@ class Host:
         return pickle.dumps(news, 5)
 
     def info(self) -> dict[str, Any]:
-        """Epoch, restarts and process of this host; batches and commands since its start.
-
-        And the owners that it knows: see `Lives.status`.
-        """
+        """Epoch, restarts, process; batches and commands since its start; see `Lives.status`."""
         return {
             "epoch": self._now.epoch,
             "restarts": self._now.restarts,
@@ -135,6 +134,7 @@ class Host:
         """
         self._closed = True
         self._lives.close()
+        self._upkeep.close()
         self._alarm.close()
         self.store.close()
 
@@ -145,6 +145,7 @@ class Host:
         if not self._awake:
             self._awake = True
             self._lives.start()
+            self._upkeep.start()
             self.tick()
 
     def _reload(self) -> list[Row]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from actors import wire
+from actors import inspection, wire
 from actors.callers import Callers
 from actors.errors import InvalidRequest
+from actors.ledger_audit import Progress
 from actors.life import Life, Lives
 from actors.mechanism import Mechanism, Pending, Row, owner_of
 from actors.store import Store
@@ -20,10 +21,12 @@ class HostCommands:
     """
 
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
-        {"rows", "everywhere", "hello", "goodbye", "bury", "lives"}
+        {"rows", "everywhere", "hello", "goodbye", "bury", "lives", "inspect", "audit"}
     )
     # Not worth a place in the store: whoever misses the reply asks again.
-    TRANSIENT: ClassVar[frozenset[str]] = frozenset({"rows", "everywhere", "lives"})
+    TRANSIENT: ClassVar[frozenset[str]] = frozenset(
+        {"rows", "everywhere", "lives", "inspect", "audit"}
+    )
 
     def __init__(
         self, mechanism: Mechanism, store: Store, callers: Callers, lives: Lives, view_ns: int
@@ -38,6 +41,30 @@ class HostCommands:
     def rows(self, now: int, caller: str, table: str, after: str, limit: int) -> list[Row]:
         """See `Store.page`."""
         return self._store.page(table, after, limit)
+
+    def inspect(self, now: int, caller: str) -> dict[str, Any]:
+        """What there is of the ledger: see `inspection.inspected`.
+
+        And `format` of the store; `looked_at`: how many of the last day's rows since the start,
+        and whether that is `complete`. Raises InvalidRequest where there is no ledger.
+        """
+        store = self._store
+        told: dict[str, Any] = store.inspected(self._mechanism.head())
+        if store.audit is not None:
+            told |= {"looked_at": store.audit.checked, "complete": store.audit.done}
+        return told
+
+    def audit(self, now: int, caller: str, progress: Any = None) -> dict[str, Any]:
+        """Look at some more of the ledger: see `inspection.audited`.
+
+        progress: where the last one has come to; None: from the end. Raises InvalidRequest.
+        """
+        start = self._mechanism.head() or (0, "")
+        try:
+            known = None if progress is None else Progress.read(progress)
+        except ValueError as error:
+            raise InvalidRequest(f"That is no audit's progress: {error}.") from None
+        return inspection.audited(self._store.archive(), known or start, self._store.head())
 
     def everywhere(self, now: int, caller: str, id: str) -> Pending:
         """True comes late, under `id`, when no view holds what was changed before."""

@@ -6,12 +6,17 @@ outside the database. A row is hashed as it is stored (msgpack), and packed only
 """
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
 
+from actors import periods
+
 TABLE = "ledger"
+ACCEPTED = "accepted"
+"""State of a row that is no charge: somebody has signed off damage to rows before it."""
 BEGINNING = bytes(32)
 
 Head = tuple[int, str]
@@ -28,7 +33,8 @@ class Entry(NamedTuple):
     at_ns: when it was written, Unix time in nanoseconds.
     cluster: the cluster's id.
     charge_id: the provider call that this is about.
-    state: "estimated" or "actual". An actual row after an estimated one corrects it.
+    state: "estimated" or "actual". An actual row after an estimated one corrects it. Or
+        "accepted": see `actors/ledger_audit.py`.
     amount_nanos: what the call costs according to this row, nano-dollars.
     change_nanos: what this row adds to the sum of all: `amount_nanos`, or in a
         correction the difference to the estimate.
@@ -60,6 +66,20 @@ class Entry(NamedTuple):
     reasoning: int
     day: str
     tags: dict[str, Any]
+
+
+class Written(msgspec.Struct, array_like=True):
+    """The first fields of an `Entry`, read without the others."""
+
+    sequence: int
+    previous: bytes
+    at_ns: int
+    cluster: str
+    charge_id: str
+    state: str
+
+
+written = msgspec.msgpack.Decoder(Written).decode
 
 
 class Damage(NamedTuple):
@@ -100,6 +120,35 @@ class Chain:
 def row_key(sequence: int) -> str:
     """The key of a row, such that keys sort as numbers do."""
     return str(sequence).zfill(20)
+
+
+def hash_of(value: Any) -> bytes:
+    """SHA-256 of a row, by which the next one names it. Raises what packing raises."""
+    return sha256(_pack(value)).digest()
+
+
+def written_ns(packed: Any) -> int | None:
+    """When a packed row was written, Unix time in nanoseconds; None: it is not a ledger's."""
+    try:
+        return written(packed).at_ns
+    except msgspec.DecodeError:
+        return None
+
+
+def month_of(ns: int) -> str:
+    """The calendar month (UTC) of a Unix time in nanoseconds, "YYYY-MM"; "": of no time."""
+    try:
+        return datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m")
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def month_ends_ns(ns: int) -> int:
+    """The first nanosecond after that month; 0: of no time."""
+    try:
+        return periods.span("month", UTC, ns).end_ns or 0
+    except (ValueError, OverflowError, OSError):
+        return 0
 
 
 def verify(

@@ -76,7 +76,8 @@ class Mechanism(Protocol):
     CLOCK: "steady" (durations; stands still while the machine is off) or
         "wall" (calendar; never goes back).
     TABLES: the tables of its rows; "live" ones come back through `load`, "archive" ones
-        are only appended, with rising keys, and read page by page.
+        are only appended, with rising keys, and read page by page. What is archived are rows
+        of a ledger (`actors/ledger.py`): by month they leave the database.
     COMMANDS: names of the methods that a consult may call. Where callers hold things,
         `bury(now, caller, owner: str, lost: bool) -> int` is among them: it ends all that a
         dead owner holds and says how much that was. lost: nobody knows what it had begun.
@@ -120,6 +121,9 @@ class Mechanism(Protocol):
 
     def restored(self, head: tuple[int, str] | None) -> None:
         """Told after `load`: the head that was found beside the database."""
+
+    def damaged(self, what: str) -> None:
+        """Told when rows of an archive are not what was written: which, and how."""
 
 
 def mechanism_of(factory: str) -> Mechanism:
@@ -191,3 +195,6 @@ class Bookkeeping:
 
     def restored(self, head: tuple[int, str] | None) -> None:
         """See `Mechanism`; here: no chain."""
+
+    def damaged(self, what: str) -> None:
+        """See `Mechanism`; here: no archive."""

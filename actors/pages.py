@@ -6,6 +6,9 @@ with one key the last counts: to read the pages in their order is to read the ro
 oldest first: when no entry of theirs counts any more, or when more than half of what is stored
 does not; then what counts in the oldest page moves into the newest.
 
+The last four bytes of a page are its CRC-32, written as if they were one more table's row: so
+code that knows of none can read it.
+
 This is the cleaning of a log-structured file system (Rosenblum and Ousterhout, 1992), with
 SQLite as the disk.
 """
@@ -14,6 +17,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -34,8 +38,38 @@ Latest = Mapping[str, Mapping[str, Any]]
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(dict[str, dict[str, Any]]).decode
+_SUM = "_sum"
+_SUM_BYTES = 4
+# As many bytes as the largest: what replaces it is as long.
+_UNSUMMED = msgspec.Raw(_pack({"crc32": 2**32 - 1}))
+_MARK = _pack({_SUM: _UNSUMMED})[1:-_SUM_BYTES]
 _rows = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _tables = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class DamagedPage(msgspec.DecodeError):
+    """A page is not what was written."""
+
+
+def summed(tables: Mapping[str, msgspec.Raw]) -> bytes:
+    """A page of these tables, each packed already."""
+    body = _pack({**tables, _SUM: _UNSUMMED})[:-_SUM_BYTES]
+    return body + crc32(body).to_bytes(_SUM_BYTES)
+
+
+def has_sum(number: int, blob: Any) -> bool:
+    """Whether a page has a checksum, and it is right. Raises DamagedPage where it is wrong."""
+    if type(blob) is not bytes:
+        raise DamagedPage(f"page {number} holds no bytes")
+    body, given = blob[:-_SUM_BYTES], blob[-_SUM_BYTES:]
+    if not body.endswith(_MARK):
+        # One flipped bit must not make it a page of earlier code, which has none of this.
+        if _SUM.encode() in body[-len(_MARK) :] or b"crc32" in body[-len(_MARK) :]:
+            raise DamagedPage(f"page {number} is not what was written")
+        return False
+    if crc32(body).to_bytes(_SUM_BYTES) != given:
+        raise DamagedPage(f"page {number} is not what was written")
+    return True
 
 
 class _Page:
@@ -76,7 +110,7 @@ class Pages:
         self._known = False
 
     def load(self) -> dict[str, dict[str, Any]]:
-        """All rows, by table and key."""
+        """All rows, by table and key. Raises msgspec.DecodeError where they are damaged."""
         rows: dict[str, dict[str, Any]] = {table: {} for table in self._tables}
         self._where: dict[str, dict[str, int]] = {table: {} for table in self._tables}
         self._pages: dict[int, _Page] = {}
@@ -84,6 +118,7 @@ class Pages:
         self._last = 0
         self._bytes, self._counting_bytes = 0, 0.0
         for number, blob in self._db.execute("SELECT number, rows FROM _pages ORDER BY number"):
+            has_sum(number, blob)
             found = _unpack(blob)
             packed = {table: len(bytes(raw)) for table, raw in _tables(blob).items()}
             self._pages[number] = _Page(len(blob), _each(packed, found))
@@ -102,6 +137,15 @@ class Pages:
                 self._counting_bytes += page.each_bytes[table]
         self._known = True
         return rows
+
+    def sum_up(self) -> None:
+        """Give a checksum to the pages that have none: of a version before there were any."""
+        found = self._db.execute("SELECT number, rows FROM _pages").fetchall()
+        for number, blob in found:
+            if not has_sum(number, blob):
+                put = "UPDATE _pages SET rows = ? WHERE number = ?"
+                self._db.execute(put, (summed(_tables(blob)), number))
+        self.distrust()
 
     def commit(self, latest: Latest) -> None:
         """Write these rows. Raises KeyError for an unknown table, and what packing raises."""
@@ -143,7 +187,7 @@ class Pages:
         if not entries:
             return
         packed = {table: msgspec.Raw(_pack(into)) for table, into in entries.items()}
-        blob = _pack(packed)
+        blob = summed(packed)
         self._db.execute("INSERT INTO _pages VALUES (?, ?)", (number, blob))
         self.written.append((number, blob))
         each = _each({table: len(bytes(raw)) for table, raw in packed.items()}, entries)

@@ -7,11 +7,12 @@ the same database; if it was away, it asks for what comes after its own last one
 """
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
+from actors.archive import Archive
 from actors.incarnation import TABLE as META
 from actors.ledger import Head
 from actors.pages import unpacked
@@ -59,21 +60,18 @@ def unpack(payload: bytes) -> Shipment:
     return _unpack(payload)
 
 
-def position(db: sqlite3.Connection, archives: Collection[str]) -> Position:
+def position(db: sqlite3.Connection, archives: Mapping[str, Archive]) -> Position:
     """How far a database has come."""
     page, mark = 0, ("", 0)
     newest = "SELECT number, rows FROM _pages ORDER BY number DESC LIMIT 1"
     if found := db.execute(newest).fetchone():
         page, blob = found
         mark = tuple(unpacked(blob).get(META, {}).get("mark", mark))
-    last = {}
-    for table in archives:
-        [(last[table],)] = db.execute(f'SELECT coalesce(max(last), "") FROM "{table}_batches"')
-    return Position(page, last, mark)
+    return Position(page, {table: archive.last() for table, archive in archives.items()}, mark)
 
 
 def since(
-    db: sqlite3.Connection, at: Position, archives: Collection[str], most_bytes: int
+    db: sqlite3.Connection, at: Position, archives: Mapping[str, Archive], most_bytes: int
 ) -> Shipment:
     """The next of what comes after a position, oldest first; about so many bytes of it.
 
@@ -91,12 +89,8 @@ def since(
         pages.append((number, blob))
         room -= len(blob)
     batches: list[Batch] = []
-    for table in archives:
-        later = db.execute(
-            f'SELECT last, rows FROM "{table}_batches" WHERE last > ? ORDER BY last',
-            (at.batches.get(table, ""),),
-        )
-        for last, rows in later:
+    for table, archive in archives.items():
+        for last, rows in archive.later_batches(at.batches.get(table, "")):
             if room <= 0:
                 break
             batches.append((table, last, rows))
@@ -105,7 +99,7 @@ def since(
     return Shipment(pages, first - 1 if whole else 0, batches, whole=whole)
 
 
-def apply(db: sqlite3.Connection, shipment: Shipment) -> None:
+def apply(db: sqlite3.Connection, archives: Mapping[str, Archive], shipment: Shipment) -> None:
     """Write what another store has written, as part of a transaction.
 
     Again: changes nothing.
@@ -114,7 +108,7 @@ def apply(db: sqlite3.Connection, shipment: Shipment) -> None:
     if shipment.gone:
         db.execute("DELETE FROM _pages WHERE number <= ?", (shipment.gone,))
     for table, last, rows in shipment.batches:
-        db.execute(f'INSERT OR REPLACE INTO "{table}_batches" VALUES (?, ?)', (last, rows))
+        archives[table].take(last, rows)
 
 
 def after(at: Position, shipment: Shipment) -> Position:

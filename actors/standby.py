@@ -6,6 +6,7 @@ by a host of its own, takes nothing any more: an old primary that comes back fin
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from actors import shipments
 from actors.host import HOST_TABLES
 from actors.mechanism import mechanism_of
 from actors.shipments import Position
-from actors.store import Store, StoreError, let_go, seize
+from actors.store import Store, StoreError, hold
 from actors.terms import Standing, copies, standing_of, standing_path
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -120,7 +121,9 @@ class Standby:
 
 def _remove(path: Path) -> None:
     """Remove a copy's files. Raises StoreError where a process has it open."""
-    let_go(seize(path))
+    os.close(hold(path.with_suffix(".lock"), 0.0))
+    for month in path.parent.glob(f"{path.stem}.*-????-??.sqlite"):
+        month.unlink()
     for end in ("", "-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
     for suffix in (".head", ".term", ".lock"):

@@ -1,7 +1,8 @@
 """Rows on disk: a batch is one transaction, and recovery is reading the live rows.
 
 SQLite in WAL mode, one file per singleton, held by one process at a time. Rows are stored by
-the batch, not one by one: live ones in pages (`actors/pages.py`), those of an archive together.
+the batch, not one by one: live ones in pages (`actors/pages.py`), those of an archive together,
+and by month in files of their own when the month is over (`actors/archive.py`).
 """
 
 import fcntl
@@ -18,11 +19,15 @@ from typing import Any
 
 import msgspec
 
-from actors.errors import InvalidRequest
+from actors import formats, inspection
+from actors.archive import Archive, Move
+from actors.errors import InvalidRequest, LedgerDamaged
 from actors.filesystems import untrusted
+from actors.ledger_audit import Audit
 from actors.mechanism import Kind, Row
 from actors.pages import Pages
 from actors.shipments import Batch, Position, Shipment, apply, position, since
+from actors.store_errors import StoreDamaged, StoreError, damaged, sound
 
 _LOCK_PATIENCE_S = 30.0
 _TAKEN_AT_ONCE = 1_000
@@ -31,19 +36,17 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 
 
-class StoreError(Exception):
-    """The store can't be opened or can't be trusted; the message says what to do."""
-
-
 class Store:
     """One singleton's rows.
 
     path: the database file; its folder is made where missing.
     tables: as `Mechanism.TABLES`, plus the host's own.
     durable: commit with fsync (survives a power cut) or without (survives a kill).
+    Raises StoreError when another process holds the file, its file system's locks can't be
+    trusted, or newer code has written it; StoreDamaged when it is not what was written.
+
+    archives: by table. audit: of an archive's last rows, where one runs or ran since the start.
     ship: told what each commit has written, once it is done.
-    Raises StoreError when another process holds the file, or its file system's locks
-    can't be trusted.
     """
 
     def __init__(self, path: Path, tables: Mapping[str, Kind], durable: bool) -> None:
@@ -56,13 +59,16 @@ class Store:
                 "name a folder on a local disk of this node"
             )
         self._tables = dict(tables)
-        self._lock = _hold(path.with_suffix(".lock"))
+        self._path = path
+        self.audit: Audit | None = None
+        self._lock = hold(path.with_suffix(".lock"))
         self._head = os.open(path.with_suffix(".head"), os.O_RDWR | os.O_CREAT, 0o600)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._closed = False
         try:
             os.chmod(path, 0o600)
-            self._set_up(durable)
+            with sound(path):
+                self._set_up(durable)
         except BaseException:
             self.close()
             raise
@@ -75,52 +81,89 @@ class Store:
             "temp_store=MEMORY",
         ):
             self._db.execute(f"PRAGMA {pragma}")
-        self._archives = [table for table, kind in self._tables.items() if kind == "archive"]
-        live = self._tables.keys() - self._archives
-        self._pages = Pages(self._db, live)
-        for table in self._archives:
-            self._db.execute(
-                f'CREATE TABLE IF NOT EXISTS "{table}_batches" (last TEXT PRIMARY KEY, rows BLOB)'
-            )
-
-        self._take_over()
+        # What a kill has left in the WAL goes where it belongs, so that the file can be judged.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [pages] = self._db.execute("PRAGMA page_count").fetchone()
+        [page_bytes] = self._db.execute("PRAGMA page_size").fetchone()
+        if self._path.stat().st_size < pages * page_bytes:
+            raise damaged(self._path, "its end is cut off")
+        with self._transaction():
+            known = formats.check(self._db, self._path)
+            archives = [table for table, kind in self._tables.items() if kind == "archive"]
+            self.archives = {table: Archive(self._db, self._path, table) for table in archives}
+            self._pages = Pages(self._db, self._tables.keys() - archives)
+            self._take_over()
+            # Also where this format is noted: code of the one before may have written meanwhile.
+            self._pages.sum_up()
+            if known != formats.FORMAT:
+                formats.note(self._db)
 
     def _take_over(self) -> None:
         """Take in what versions before 0.2 stored, a row for each row."""
         found = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         for table in self._tables.keys() & {name for (name,) in found}:
-            with self._transaction():
-                old = self._db.execute(f'SELECT key, value FROM "{table}" ORDER BY key').fetchall()
-                for start in range(0, len(old), _TAKEN_AT_ONCE):
-                    some = old[start : start + _TAKEN_AT_ONCE]
-                    self._write(Row(table, key, _unpack(value)) for key, value in some)
-                self._db.execute(f'DROP TABLE "{table}"')
+            old = self._db.execute(f'SELECT key, value FROM "{table}" ORDER BY key').fetchall()
+            for start in range(0, len(old), _TAKEN_AT_ONCE):
+                some = old[start : start + _TAKEN_AT_ONCE]
+                self._write(Row(table, key, _unpack(value)) for key, value in some)
+            self._db.execute(f'DROP TABLE "{table}"')
 
     def load(self) -> list[Row]:
-        """All live rows, values with lists in place of tuples."""
-        found = self._pages.load()
+        """All live rows, values with lists in place of tuples. Raises StoreDamaged."""
+        with sound(self._path):
+            found = self._pages.load()
         return [Row(table, key, value) for table in found for key, value in found[table].items()]
 
     def page(self, table: str, after: str, limit: int) -> list[Row]:
         """Up to `limit` rows of one table whose keys come after `after`, in their order.
 
-        Raises InvalidRequest for a table that does not exist.
+        Raises InvalidRequest for a table that does not exist, LedgerDamaged where rows of an
+        archive can't be read.
         """
         if table not in self._tables:
             raise InvalidRequest(f"there is no table {table}")
-        found = self._archived(table, after) if table in self._archives else self._live(table)
-        later = (Row(table, key, value) for key, value in found if key > after)
-        return list(islice(later, limit))
+        archive = self.archives.get(table)
+        if archive is None:
+            live = sorted(self._pages.load()[table].items())
+            return [Row(table, key, value) for key, value in live if key > after][:limit]
+        try:
+            with sound(self._path):
+                found = list(islice(archive.later(after), limit))
+        except StoreDamaged as error:
+            raise LedgerDamaged(str(error)) from None
+        return [Row(table, key, value) for key, value in found]
 
-    def _live(self, table: str) -> Iterable[tuple[str, Any]]:
-        return sorted(self._pages.load()[table].items())
+    def archive(self) -> Archive:
+        """The archive of a store that has one. Raises InvalidRequest."""
+        if not self.archives:
+            raise InvalidRequest("there is no ledger here")
+        return next(iter(self.archives.values()))
 
-    def _archived(self, table: str, after: str) -> Iterable[tuple[str, Any]]:
-        batches = self._db.execute(
-            f'SELECT rows FROM "{table}_batches" WHERE last > ? ORDER BY last', (after,)
-        )
-        for (rows,) in batches:
-            yield from _unpack(rows)
+    def inspected(self, head: tuple[int, str] | None) -> dict[str, Any]:
+        """See `inspection.inspected`; and the `format`. Raises InvalidRequest."""
+        told = inspection.inspected(self._path, self.archive(), head, self.head())
+        return {"format": formats.FORMAT, **told}
+
+    def next_move(self, now: int) -> Move | None:
+        """Some rows of a month that is over, to be written into its file; None: there are none.
+
+        now: Unix time, nanoseconds. Then comes `end_move`. Raises StoreDamaged.
+        """
+        with sound(self._path):
+            return self.archive().next_move(now) if self.archives else None
+
+    def end_move(self, move: Move) -> None:
+        """The rows are in their file: let them leave the database."""
+        with sound(self._path), self._transaction():
+            self.archive().end_move(move)
+
+    def move_months(self, now: int) -> bool:
+        """Move some rows of months that are over, at once; whether there were any."""
+        move = self.next_move(now)
+        if move is not None:
+            move.write()
+            self.end_move(move)
+        return move is not None
 
     def commit(self, rows: Iterable[Row], head: tuple[int, str] | None = None) -> None:
         """Write the rows in one transaction; then the chain's head beside the database.
@@ -141,7 +184,8 @@ class Store:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            self._pages.distrust()
+            if hasattr(self, "_pages"):
+                self._pages.distrust()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -152,12 +196,9 @@ class Store:
         latest: dict[str, dict[str, Any]] = defaultdict(dict)
         for table, key, value in rows:
             latest[table][key] = value
-        for table in self._archives:
+        for table, archive in self.archives.items():
             if batch := sorted(latest.pop(table, {}).items()):
-                put = f'INSERT INTO "{table}_batches" VALUES (?, ?)'
-                packed = _pack(batch)
-                self._db.execute(put, (batch[-1][0], packed))
-                batches.append((table, batch[-1][0], packed))
+                batches.append((table, batch[-1][0], archive.append(batch)))
         self._pages.commit(latest)
         return batches
 
@@ -167,18 +208,18 @@ class Store:
 
     def position(self) -> Position:
         """How far this store has come."""
-        return position(self._db, self._archives)
+        return position(self._db, self.archives)
 
     def since(self, at: Position, most_bytes: int) -> Shipment:
         """What a copy that has come so far needs next."""
-        return since(self._db, at, self._archives, most_bytes)._replace(head=self.head())
+        return since(self._db, at, self.archives, most_bytes)._replace(head=self.head())
 
     def apply(self, shipments: Iterable[Shipment]) -> None:
         """Write what the store that this is a copy of has written, in one transaction."""
         heads = []
         with self._transaction():
             for shipment in shipments:
-                apply(self._db, shipment)
+                apply(self._db, self.archives, shipment)
                 heads += [shipment.head] if shipment.head is not None else []
             self._pages.distrust()
         if heads:
@@ -186,13 +227,7 @@ class Store:
 
     def head(self) -> tuple[int, str] | None:
         """The newest head that was written beside the database, whole."""
-        heads: list[tuple[int, str]] = []
-        for line in os.pread(self._head, 4096, 0).split(b"\n"):
-            words, _, check = line.strip(b"\0").rpartition(b" ")
-            if words and check == b"%08x" % zlib.crc32(words):
-                sequence, hash = words.split()
-                heads.append((int(sequence), hash.decode()))
-        return max(heads, default=None)
+        return newest_head(os.pread(self._head, 4096, 0))
 
     def close(self) -> None:
         """Let go of the file. A second time does nothing."""
@@ -211,42 +246,41 @@ def _write_head(file: int, head: tuple[int, str]) -> None:
     os.pwrite(file, record, head[0] % 2 * len(record))
 
 
-def _hold(path: Path) -> int:
-    """Take the lock that tells that a process lives; it goes with the process."""
-    give_up = time.monotonic() + _LOCK_PATIENCE_S
+def newest_head(content: bytes) -> tuple[int, str] | None:
+    """Of what is beside a database: the newest head that was written there whole."""
+    heads: list[tuple[int, str]] = []
+    for line in content.split(b"\n"):
+        words, _, check = line.strip(b"\0").rpartition(b" ")
+        if words and check == b"%08x" % zlib.crc32(words):
+            sequence, hash = words.split()
+            heads.append((int(sequence), hash.decode()))
+    return max(heads, default=None)
+
+
+def hold(path: Path, patience_s: float | None = None) -> int:
+    """Take the lock that tells that a process lives; it goes with the process.
+
+    Raises StoreError when somebody else has it for so long (None: 30 s).
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    patience_s = _LOCK_PATIENCE_S if patience_s is None else patience_s
+    give_up = time.monotonic() + patience_s
     while True:
         try:
-            return _lock(path)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > give_up:
+                os.close(lock)
                 raise StoreError(
                     f"{path} is held by another process; two hosts never write one store. "
                     "Stop the other gateway of this name, or give this one another name."
                 ) from None
             time.sleep(0.02)
+        else:
+            return lock
 
 
-def seize(path: Path) -> int:
-    """Take the lock of a database that no process has open. Raises StoreError where one has."""
-    try:
-        return _lock(path.with_suffix(".lock"))
-    except BlockingIOError:
-        raise StoreError(f"{path} is held by another process") from None
-
-
-def let_go(lock: int) -> None:
-    """Give back what `seize` has taken."""
-    os.close(lock)
-
-
-def _lock(path: Path) -> int:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
+__all__ = ["Store", "StoreDamaged", "StoreError", "as_plain", "hold", "newest_head"]
 
 
 def as_plain(value: Any) -> Any:

@@ -69,8 +69,8 @@ class TwoPhase(Bookkeeping):
         recalled then; 250 ms at the least. The result comes by `charge_id`.
 
         The same id with the same content gets the same reply, with another content
-        IdempotencyMismatch. Nothing refuses an amount of 0. Raises InvalidRequest, and
-        Overloaded where a bound is reached.
+        IdempotencyMismatch. Nothing refuses an amount of 0. Raises InvalidRequest, Overloaded
+        where a bound is reached, and LedgerDamaged.
         """
         if now >= self._due:
             self.advance(now)
@@ -84,6 +84,7 @@ class TwoPhase(Bookkeeping):
             or charge_id in self._line.waiting
         ):
             return self._again(now, caller, charge_id, told)
+        self._journal.check()
         check_amount(amount_nanos)
         if len(memory.held) >= MAX_HELD:
             raise Overloaded(f"{MAX_HELD:,} provider calls are being paid for already.")

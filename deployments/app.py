@@ -65,6 +65,8 @@ _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
         ("GET", "traces/{id}", admin.one_trace),
         ("GET", "costs/summary", admin.costs_summary),
         ("GET", "costs/ledger", admin.costs_ledger),
+        ("GET", "ledger", admin.inspect_ledger),
+        ("POST", "ledger/audit", admin.audit_ledger),
         ("GET", "config", admin.show_config),
         ("GET", "providers/{name}/{what}", operators.ask_provider),
         ("PUT", "providers/{name}/{what}", operators.tell_provider),

@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from actors import inspection
 from actors import keys as gateway_keys
-from actors import ledger
 from actors.consultant import Consultant
 from actors.errors import InvalidRequest, NotFound
 from actors.key_store import KeyRecord
@@ -136,11 +136,18 @@ async def costs_ledger(services: Services, path: dict[str, str], query: Query, b
     """A page of the ledger, oldest first; `after` is the last sequence already seen."""
     after = query.get("after", "")
     rows = await services.costs.ask("rows", "ledger", after, limit_of(query))
-    page = []
-    for row in rows:
-        entry = ledger.Entry(*row.value)._asdict()
-        page.append({**entry, "previous": entry["previous"].hex()})
+    page = [inspection.shown(row.value) for row in rows]
     return {"data": page, "next": rows[-1].key if rows else None}
+
+
+async def inspect_ledger(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
+    """Its months, files, rows and heads, and what the start has looked at."""
+    return await services.costs.ask("inspect")
+
+
+async def audit_ledger(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:
+    """Look at some more of its rows, backwards; `progress`: what the last call has returned."""
+    return await services.costs.ask("audit", body.get("progress"))
 
 
 async def list_breakers(services: Services, path: dict[str, str], query: Query, body: Body) -> Any:

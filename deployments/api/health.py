@@ -110,7 +110,8 @@ def _answered(services: Services, one: Consultant, *parts: Any) -> bool:
 def _status(picture: dict[str, Any], services: Services) -> str:
     unreachable = any(not one["reachable"] for one in picture["singletons"].values())
     breaker_open = picture["circuit_breaker"]["state"] in ("open", "forced_open")
-    if unreachable or breaker_open or services.policy_problem is not None:
+    damaged = picture["costs"].get("ledger_damage") is not None
+    if unreachable or breaker_open or damaged or services.policy_problem is not None:
         return "degraded"
     if picture["costs"].get("budget_used_percentage", 0.0) > 90.0:
         return "warning"

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from deployments.cli import config_commands, keys_commands
+from deployments.cli import config_commands, keys_commands, ledger_commands
 from deployments.cli.down import down
 from deployments.cli.simulate import simulate
 from deployments.cli.status import status
@@ -25,6 +25,7 @@ app.command()(down)
 app.command()(status)
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys_commands.app, name="keys")
+app.add_typer(ledger_commands.app, name="ledger")
 app.command()(simulate)
 
 

@@ -91,6 +91,8 @@ def _print(picture: dict[str, Any]) -> None:
     if costs is not None:
         spent, budget = costs["today_cost"], costs["daily_budget"]
         line(f"  spent today: ${spent:,.6f} of ${budget:,.2f}")
+        if costs.get("ledger_damage"):
+            line(f"  the ledger is damaged: {costs['ledger_damage']}")
     opened = picture["open_breakers"]
     if opened is not None:
         told = ", ".join(f"{name} ({state})" for name, state in opened.items())

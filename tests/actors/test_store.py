@@ -289,7 +289,7 @@ def test_a_store_that_cannot_be_opened_holds_no_lock(path: Path) -> None:
     """What is not a database is refused, and the next attempt need not wait for this one."""
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(StoreError, match="is damaged"):
         Store(path, TABLES, durable=False)
     path.unlink()
     Store(path, TABLES, durable=False).close()

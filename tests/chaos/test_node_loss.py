@@ -117,9 +117,7 @@ async def test_the_standby_goes_on_when_the_node_is_lost(
         assert await asker.ask("total") == done
 
 
-async def test_a_frozen_standby_is_gone_on_without(
-    nodes: Nodes, name: str, tmp_path: Path
-) -> None:
+async def test_a_frozen_standby_is_gone_on_without(nodes: Nodes, name: str, tmp_path: Path) -> None:
     """SIGSTOP: a pause of two seconds, nothing lost; awake again, it is a standby again."""
     place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
     async with caller(name, place) as asker:
