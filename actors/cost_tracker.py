@@ -54,6 +54,7 @@ class CostTracker(Lending):
         | {"exchange", "charge", "bury", "summary", "spend", "budgets", "status"}
     )
     REPEATABLE: ClassVar[frozenset[str]] = frozenset({"reserve"})
+    READS: ClassVar[frozenset[str]] = frozenset({"summary", "spend", "budgets", "status"})
 
     def __init__(self) -> None:
         super().__init__()

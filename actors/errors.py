@@ -16,7 +16,8 @@ RaygateError
 │   └── ProviderTimeout       504
 ├── ProviderUnavailable       503
 ├── Overloaded                503
-└── SingletonUnavailable      503
+├── SingletonUnavailable      503
+└── StorageFull               503
 
 All arguments go through `Exception.__init__`, so that an error survives pickling
 between processes.
@@ -178,3 +179,10 @@ class SingletonUnavailable(RaygateError):
 
     status = 503
     default_code = "singleton_unavailable"
+
+
+class StorageFull(RaygateError):
+    """503: a singleton can't write its store; nothing of the command was done."""
+
+    status = 503
+    default_code = "storage_full"

@@ -25,6 +25,8 @@ from actors.pages import Pages
 
 _LOCK_PATIENCE_S = 30.0
 _TAKEN_AT_ONCE = 1_000
+# As much as a large batch changes.
+_PROBE_BYTES = 1 << 18
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -55,20 +57,21 @@ class Store:
         self._tables = dict(tables)
         self._lock = _hold(path.with_suffix(".lock"))
         self._head = os.open(path.with_suffix(".head"), os.O_RDWR | os.O_CREAT, 0o600)
+        self._path, self._durable = path, durable
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._closed = False
+        self._closed = self._doubtful = False
         try:
             os.chmod(path, 0o600)
-            self._set_up(durable)
+            self._set_up()
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, durable: bool) -> None:
+    def _set_up(self) -> None:
         for pragma in (
             "locking_mode=EXCLUSIVE",
             "journal_mode=WAL",
-            f"synchronous={'FULL' if durable else 'OFF'}",
+            f"synchronous={'FULL' if self._durable else 'OFF'}",
             "temp_store=MEMORY",
         ):
             self._db.execute(f"PRAGMA {pragma}")
@@ -95,6 +98,12 @@ class Store:
 
     def load(self) -> list[Row]:
         """All live rows, values with lists in place of tuples."""
+        if self._doubtful:
+            # Whether a write that failed half-way counts is what the file says, read anew.
+            self._db.close()
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._set_up()
+            self._doubtful = False
         found = self._pages.load()
         return [Row(table, key, value) for table in found for key, value in found[table].items()]
 
@@ -138,8 +147,10 @@ class Store:
         try:
             yield
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             self._pages.distrust()
+            code = getattr(error, "sqlite_errorcode", 0)
+            self._doubtful |= code & 0xFF == sqlite3.SQLITE_IOERR
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -153,6 +164,14 @@ class Store:
                 put = f'INSERT INTO "{table}_batches" VALUES (?, ?)'
                 self._db.execute(put, (batch[-1][0], _pack(batch)))
         self._pages.commit(latest)
+
+    def probe(self) -> None:
+        """Raise what a commit of some size would raise; nothing is different afterwards."""
+        with self._transaction():
+            self._db.execute("CREATE TABLE IF NOT EXISTS _room (content BLOB)")
+            self._db.execute("INSERT INTO _room VALUES (zeroblob(?))", (_PROBE_BYTES,))
+        with self._transaction():
+            self._db.execute("DELETE FROM _room")
 
     def check(self, row: Row) -> None:
         """Raise what storing this row would raise, whatever the state of the disk."""
