@@ -167,6 +167,8 @@ class Store:
 
     def probe(self) -> None:
         """Raise what a commit of some size would raise; nothing is different afterwards."""
+        # What is in the log already can make room there, where it replaces what is in the file.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with self._transaction():
             self._db.execute("CREATE TABLE IF NOT EXISTS _room (content BLOB)")
             self._db.execute("INSERT INTO _room VALUES (zeroblob(?))", (_PROBE_BYTES,))
