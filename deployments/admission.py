@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from actors.charges import Exhausted, Facts, Reserved
-from actors.errors import InsufficientQuota, RateLimitExceeded
+from actors.errors import InsufficientQuota, RateLimitExceeded, StorageFull
 from actors.limits import Admitted, LimitState, Refused, Take
 from actors.wallet import Held
 from deployments.policy import Target
@@ -112,7 +112,12 @@ class RequestLimits:
         """Admission stamp and states. Raises RateLimitExceeded."""
         if self._asked is None:
             return self._found
-        reply = await self._asked
+        try:
+            reply = await self._asked
+        except StorageFull:
+            # Nothing was taken: there is nothing to give back.
+            self._taken = None
+            raise
         if isinstance(reply, Refused):
             self._taken = None
             if self._request.reply is not None:
@@ -182,10 +187,13 @@ class _Money:
         """Wait for the ledger's word. Raises InsufficientQuota."""
         if self._asked is None:
             return
-        found = await self._asked
-        if isinstance(found, Exhausted):
+        try:
+            found = await self._asked
+            if isinstance(found, Exhausted):
+                raise exhausted(found)
+        except (InsufficientQuota, StorageFull):
             self._asked = None
-            raise exhausted(found)
+            raise
         self._services.wallet.learn(self._facts, found)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from actors.cache_entries import Entry
 from actors.cache_flights import Hit, Lead, Unanswered
 from actors.charges import Usage
-from actors.errors import DeadlineExceeded, ProviderTimeout, RaygateError
+from actors.errors import DeadlineExceeded, ProviderTimeout, RaygateError, StorageFull
 from deployments.cache_key import cache_key
 from deployments.policy import ns
 from deployments.replay import completion_of, restream, stream_of
@@ -86,7 +86,7 @@ class CacheStep:
         if self._copy is not None:
             self.word = "HIT"
             return self._copy
-        reply = await self._asked if self._asked is not None else None
+        reply = await self._answer() if self._asked is not None else None
         if isinstance(reply, Hit):
             self._services.first_level.keep(self._key, reply, self._generation)
             self.lead = reply.lead
@@ -107,6 +107,15 @@ class CacheStep:
                 should_retry=False,
             )
         return None
+
+    async def _answer(self) -> Any:
+        assert self._asked is not None
+        try:
+            return await self._asked
+        except StorageFull:
+            # It can't lead, nor be waited for, and needs neither to be right.
+            self._asked, self.word = None, "BYPASS"
+            return None
 
     def keep(self, body: bytes | None, usage: Usage, kind: str) -> None:
         """The leader's answer (None: there is none to keep)."""

@@ -73,6 +73,12 @@ async def picture_of(services: Services) -> dict[str, Any]:
         _ask(services.cache, "status"),
         _ask(services.costs, "summary"),
     )
+    hosts = [host for one in services.consultants.values() for host in each(one)]
+    lives = await asyncio.gather(*(_ask(host, "lives") for host in hosts))
+    storage = {
+        host.name: (told or {}).get("storage", "ok")
+        for host, told in zip(hosts, lives, strict=True)
+    }
     targets = (breakers or {}).get("targets", {})
     limiter = _limiter(limits or {})
     picture: dict[str, Any] = {
@@ -88,6 +94,8 @@ async def picture_of(services: Services) -> dict[str, Any]:
                 # Which of several shards did not answer, only that tells.
                 "reachable": host.reachable and host.fresh() and (answered or host is not one),
                 "restarts": host.incarnation[1],
+                # Known of who answers; who does not is unreachable.
+                "storage": storage[host.name],
             }
             for one in services.consultants.values()
             for answered in (_answered(services, one, breakers, limits, cache, costs),)
@@ -108,9 +116,10 @@ def _answered(services: Services, one: Consultant, *parts: Any) -> bool:
 
 
 def _status(picture: dict[str, Any], services: Services) -> str:
-    unreachable = any(not one["reachable"] for one in picture["singletons"].values())
+    singletons = picture["singletons"].values()
+    ailing = any(not one["reachable"] or one["storage"] == "full" for one in singletons)
     breaker_open = picture["circuit_breaker"]["state"] in ("open", "forced_open")
-    if unreachable or breaker_open or services.policy_problem is not None:
+    if ailing or breaker_open or services.policy_problem is not None:
         return "degraded"
     if picture["costs"].get("budget_used_percentage", 0.0) > 90.0:
         return "warning"
@@ -191,6 +200,9 @@ def _gauges(picture: dict[str, Any]) -> dict[str, float]:
         gauges[f'raygate_breaker_open{{target="{label(name)}"}}'] = float(is_open)
     for name, one in picture["singletons"].items():
         gauges[f'raygate_singleton_up{{singleton="{name}"}}'] = float(one["reachable"])
+        gauges[f'raygate_singleton_storage_full{{singleton="{name}"}}'] = float(
+            one["storage"] == "full"
+        )
         gauges[f'raygate_singleton_restarts{{singleton="{name}"}}'] = one["restarts"]
     return gauges
 

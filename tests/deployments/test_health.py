@@ -28,7 +28,7 @@ async def test_the_whole_picture_for_an_admin(stack: Stack) -> None:
     assert health["costs"]["today_cost"] > 0
     assert set(health["singletons"]) == set(stack.services.consultants)
     assert all(
-        one == {"epoch": 1, "reachable": True, "restarts": 0}
+        one == {"epoch": 1, "reachable": True, "restarts": 0, "storage": "ok"}
         for one in health["singletons"].values()
     )
 
