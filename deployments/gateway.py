@@ -14,6 +14,7 @@ from ray.serve import Application
 from actors import registry
 from actors.collector import calm
 from actors.consultant import TELL_LINGER_S, Consultant
+from actors.errors import StorageFull
 from actors.outbox import Outbox
 from actors.ray_transport import RayTransport
 from actors.sharded import as_one
@@ -100,7 +101,12 @@ class Gateway:
     async def _register_builtin(self) -> None:
         for spec in load_builtin():
             id = spec.pop("id")
-            await self.services.prompts.ask("register", id, spec)
+            while True:
+                try:
+                    await self.services.prompts.ask("register", id, spec)
+                    break
+                except StorageFull as full:
+                    await asyncio.sleep(full.retry_after_s or 1.0)
 
     async def __del__(self) -> None:
         if self._started:

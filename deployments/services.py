@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from actors.consultant import Consultant
-from actors.errors import RaygateError
+from actors.errors import RaygateError, StorageFull
 from actors.limit_slices import LimitSlices
 from actors.outbox import Outbox
 from actors.tallies import Interaction
@@ -171,14 +171,10 @@ class Services:
             self.cache: policy.for_response_cache(),
             self.traces: policy.for_trace_collector(),
         }
-        try:
-            told = [
-                singleton.submit("configure", policy.revision, part)
-                for singleton, part in configured.items()
-            ]
-        except RaygateError as overloaded:
-            self._not_everywhere(policy, str(overloaded))
-            return
+        told = [
+            self.spawn(self._configure(singleton, policy, part), "configure")
+            for singleton, part in configured.items()
+        ]
         # Who is silent for long gets it all the same, when it answers again.
         _, silent = await asyncio.wait(told, timeout=30)
         for future in told:
@@ -189,11 +185,19 @@ class Services:
             self._not_everywhere(policy, "a singleton is silent")
             self.spawn(self._complete(policy, silent), "configure")
 
+    async def _configure(self, singleton: Consultant, policy: PolicyInForce, part: Any) -> None:
+        while self.policy is policy:
+            try:
+                await singleton.ask("configure", policy.revision, part)
+                return
+            except StorageFull as full:
+                await asyncio.sleep(full.retry_after_s or _SHIP_S)
+
     def _not_everywhere(self, policy: PolicyInForce, why: str) -> None:
         self.policy_problem = f"not in force everywhere: {why}"
         log.error("policy %s: %s", policy.revision, self.policy_problem)
 
-    async def _complete(self, policy: PolicyInForce, silent: set[asyncio.Future[Any]]) -> None:
+    async def _complete(self, policy: PolicyInForce, silent: set[asyncio.Task[Any]]) -> None:
         await asyncio.gather(*silent)
         if self.policy is policy:
             self.policy_problem = None
