@@ -186,7 +186,7 @@ class LimitSlices:
         # What is being said is said to its end: its answer belongs to what was said.
         self._closing = True
         self._urgent.set()
-        await self._task
+        await asyncio.wait({self._task})
         now_s = time.monotonic()
         for slice in self._slices.values():
             slice.demand.rest(now_s)

@@ -94,7 +94,7 @@ class Wallet:
         # What is being said is said to its end: its answer belongs to what was said.
         self._closing = True
         self._urgent.set()
-        await self._task
+        await asyncio.wait({self._task})
         now_s = time.monotonic()
         for account in self._accounts.values():
             account.demand.rest(now_s)

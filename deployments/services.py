@@ -27,6 +27,10 @@ from deployments.telemetry.trace import Trace
 
 _SHIP_S = 0.25
 _HAND_BACK_S = 3.0
+_BREAK_OFF_S = 1.0
+CLOSING_S = 15.0
+"""What `Services.close` takes at most beyond `drain_s`, also where nobody answers."""
+
 _MAX_TRACES_WAITING = 5_000
 _MAX_INTERACTIONS_WAITING = 10_000
 
@@ -92,9 +96,13 @@ class Services:
         self._shipping = asyncio.create_task(self._ship_for_ever(), name="ship telemetry")
 
     async def close(self) -> None:
-        """Finish what runs in the background, deliver what was told, stop."""
-        if self._background:
-            await asyncio.wait(self._background, timeout=self.args.drain_s)
+        """Hand back what is lent, finish what runs, deliver what was told, stop.
+
+        A call that takes longer than `drain_s` is broken off, and settled as an estimate.
+        """
+        # At once: should this process be ended before it is done here, others need not wait.
+        await self._hand_back()
+        await self._finish_background()
         if self._shipping is not None:
             self._shipping.cancel()
         self._ship_traces()
@@ -104,6 +112,13 @@ class Services:
         self.outbox.close()
         for provider in self.providers.values():
             await provider.close()
+
+    async def _finish_background(self) -> None:
+        for patience_s in (self.args.drain_s, _BREAK_OFF_S):
+            if self._background:
+                _, late = await asyncio.wait(self._background, timeout=patience_s)
+                for task in late:
+                    task.cancel()
 
     async def _hand_back(self) -> None:
         """Return what is lent to us; who is away gets it when it finds us gone."""
