@@ -20,7 +20,7 @@ from actors.incarnation import Incarnation
 from actors.life import SILENCE_NS, Lives, Undertaker
 from actors.mechanism import Changes, Gone, Row, mechanism_of
 from actors.replies import OutOfStep, Reply
-from actors.storage_trouble import StorageTrouble, unwritable
+from actors.storage_trouble import StorageTrouble, patiently, unwritable
 from actors.store import Store, StoreError
 from actors.watchers import Watchers
 
@@ -59,9 +59,8 @@ class Host:
         self._factory = factory
         self._mechanism = mechanism_of(factory)
         self._readers = wire.readers(type(self._mechanism))
-        self._store = Store(
-            Path(path), {**self._mechanism.TABLES, **HOST_TABLES}, self._mechanism.DURABLE
-        )
+        tables = {**self._mechanism.TABLES, **HOST_TABLES}
+        self._store = patiently(lambda: Store(Path(path), tables, self._mechanism.DURABLE))
         self._alarm = Alarm(self.tick)
         self._watchers = Watchers()
         self._callers = callers.Callers()
@@ -75,7 +74,7 @@ class Host:
         if self._now.earlier:
             # Whoever watched its earlier life may trust those views for that long.
             self._watchers.settle(VIEW_NS)
-        storage_trouble.patiently(lambda: self._commit(self._now.rows(), self._clock.now()))
+        patiently(lambda: self._commit(self._now.rows(), self._clock.now()))
 
     # The two verbs.
 

@@ -10,10 +10,12 @@ import platform
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 from actors.errors import StorageFull
 from actors.store import Store
+
+Done = TypeVar("Done")
 
 PAUSE_S = 1.0
 """Between two looks whether there is room again."""
@@ -74,7 +76,7 @@ def unwritable(error: Exception) -> bool:
     return _is(error, _UNWRITABLE, _UNWRITABLE_CODES)
 
 
-def patiently(write: Callable[[], None]) -> None:
+def patiently(write: Callable[[], Done]) -> Done:
     """Write, and where the disk takes nothing, wait until it does (at a host's start)."""
     while True:
         try:

@@ -407,3 +407,20 @@ async def test_a_full_file_system_refuses_and_recovers(tmp_path: Path) -> None:
         assert pickle.loads(await way.watch(pickle.dumps(("c", (0, 0), 0)))).views == []
         assert await send(way, 1, ("total",), caller="new") == [done]
         way.host.close()
+
+
+async def test_a_host_that_starts_on_a_full_file_system_waits_for_room(tmp_path: Path) -> None:
+    """And then it is what it was."""
+    with small_disk(tmp_path / "disk", 2) as disk:
+        path = disk.path / "counter.sqlite"
+        way = InProcess(Host(FACTORY, str(path), "claim"))
+        await send(way, 1, ("add", 5))
+        way.host.close()
+        disk.fill()
+        starting = asyncio.create_task(asyncio.to_thread(Host, FACTORY, str(path), "claim"))
+        await asyncio.sleep(0.3)
+        assert not starting.done()
+        disk.empty()
+        way.host = await asyncio.wait_for(starting, 10)
+        assert await send(way, 2, ("total",)) == [5]
+        way.host.close()
