@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,3 +121,33 @@ async def test_a_replica_that_is_scaled_away_ends_its_streams_and_hands_everythi
     assert {one["silent"] for one in told.values()} == {0}, json.dumps(told)
     # The one that went has said goodbye: the other one, and the stage, are known.
     assert all(one["owners"] <= 1 for one in told.values()), json.dumps(told)
+
+
+async def test_a_replica_whose_process_is_told_to_end_leaves_no_debts(
+    gateway: Gateway, client: Client
+) -> None:
+    """I3, I8, I12: Ray ends it at once; each of its calls is charged all the same, and once."""
+    key = await client.key(team="ended")
+    await client.knobs(ttft_s=0.2, tokens_per_s=10, fill_max_tokens=True)
+    before, files, made = gateway.replicas(), outboxes(gateway), len(gateway.calls("slow"))
+    streams = [asyncio.create_task(stream(client, key, number)) for number in range(STREAMS)]
+    await until(lambda: len(gateway.calls("slow")) >= made + STREAMS)
+    for pid in before:
+        os.kill(pid, signal.SIGTERM)
+    await asyncio.gather(*streams, return_exceptions=True)
+    await until(lambda: gateway.replicas() and not gateway.replicas() & before)
+    await until(lambda: not outboxes(gateway) & files)
+
+    async def answers() -> bool:
+        try:
+            return (await client.call("GET", "/health/ready"))[0] == 200
+        except aiohttp.ClientError:
+            return False
+
+    async with asyncio.timeout(60):
+        while not await answers():
+            await asyncio.sleep(0.2)
+    await client.settled()
+    rows = await client.ledger("ended")
+    charged = sorted({row["charge_id"] for row in rows})
+    assert charged == sorted(str(call.charge_id) for call in gateway.calls("slow")[made:])
