@@ -145,7 +145,7 @@ async def test_a_replica_whose_process_is_told_to_end_leaves_no_debts(
             return False
 
     async with asyncio.timeout(60):
-        while not await answers():
+        while not await answers():  # noqa: ASYNC110
             await asyncio.sleep(0.2)
     await client.settled()
     rows = await client.ledger("ended")
