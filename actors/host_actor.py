@@ -89,10 +89,11 @@ class HostActor:
         self._to_standby: LineTransport | None = None
         self._mirror: Mirror | None = None
         if mechanism_of(factory).DURABLE:
-            self._mirror = Mirror(
+            self._mirror = keeper = Mirror(
                 host, factory, self._host.store, self._host.lived, path,
                 self._terms, latest, self._tenure, self._standby_at, self._end,
             )  # fmt: skip
+            self._host.protection = lambda: keeper.protection
         safe = self._mirror.when_safe if self._mirror is not None else self._tenure.when_held
         self._door = Door(self._host, safe)
         self._tasks: list[asyncio.Task[None]] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import orjson
 
-from actors.breaker_messages import IGNORED, Barred, Permit
+from actors.breaker_messages import Permit
 from actors.charges import Usage
 from actors.errors import (
     InvalidRequest,
@@ -16,6 +16,7 @@ from actors.errors import (
     RaygateError,
 )
 from deployments.admission import Admission, admit, give_back
+from deployments.permits import pass_breaker
 from deployments.policy import Target
 from deployments.prompting import count_input
 from deployments.providers.base import Answer, Call, ProviderFailure, outcome_of, retry_after_s
@@ -96,7 +97,7 @@ async def _attempt(
     charge_id = admission.charge_id
     try:
         services.calls.started(charge_id, admission.facts, admission.worst_nanos, admission.held)
-        permit = await _pass_breaker(services, request, target, admission)
+        permit = await _permit(services, request, target, charge_id)
     except BaseException:
         services.calls.never_was(charge_id)
         give_back(services, admission)
@@ -124,33 +125,11 @@ async def _attempt(
         trace.step("settle", began)
 
 
-async def _pass_breaker(
-    services: Services, request: Request, target: Target, admission: Admission
-) -> Permit:
-    """The last thing before a call. Closed, by a fresh view: no question asked."""
-    breaker = services.breaker
-    view = breaker.view.get(target.name)
-    if breaker.fresh():
-        if view is None:
-            return Permit(0, False)
-        if view.retry_after_ns == 0 and view.state in ("closed", "forced_closed"):
-            return Permit(view.generation, False)
-    permit_id = admission.charge_id
+async def _permit(services: Services, request: Request, target: Target, charge_id: str) -> Permit:
     try:
-        found = await breaker.ask("permit", permit_id, target.name)
-    except BaseException:
-        breaker.tell("report", target.name, 0, IGNORED, 0, permit_id, None)
-        raise
-    if isinstance(found, Barred):
-        after_s = found.retry_after_ns / 1e9
-        error = ProviderUnavailable(
-            f"{target.name} is {found.state.replace('_', ' ')} after failures; "
-            f"try again in {after_s:.3g} s.",
-            retry_after_s=after_s,
-        )
-        raise _Failed(error, retryable=False)
-    permit: Permit = found
-    return permit
+        return await pass_breaker(services, request, target, charge_id)
+    except ProviderUnavailable as barred:
+        raise _Failed(barred, retryable=False) from None
 
 
 def _body(request: Request, target: Target) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from actors.breaker_messages import FAILURE, IGNORED, SUCCESS, Permit
 from actors.charges import Usage
 from actors.tallies import Interaction
+from deployments.absence import silent_s
 from deployments.admission import Admission, give_back
 from deployments.policy import Target
 from deployments.providers.base import FailureKind, outcome_of
@@ -152,7 +153,12 @@ class Settlement:
     def _report(self, outcome: str, first_byte_ns: int, rest_ns: int | None = None) -> None:
         name = self._target.name
         permit_id = self._admission.charge_id if self._permit.probe else None
-        self._services.breaker.tell(
-            "report", name, self._permit.generation, outcome, first_byte_ns, permit_id, rest_ns
-        )
+        services = self._services
+        assert services.policy is not None
+        # What it hears after its window is over tells it nothing; while it is away for longer,
+        # only what gives something back waits for it.
+        if permit_id or silent_s(services.breaker) < services.policy.breaker(name).window_s:
+            services.breaker.tell(
+                "report", name, self._permit.generation, outcome, first_byte_ns, permit_id, rest_ns
+            )
         self._services.metrics.count("raygate_provider_calls_total", name, outcome)
