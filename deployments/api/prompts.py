@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from actors.errors import RaygateError
+from actors.errors import ProviderError, RaygateError
 from deployments.api.auth import authenticate, must_be_user
 from deployments.api.http import (
     JSON,
@@ -15,6 +15,7 @@ from deployments.api.http import (
     Receive,
     Scope,
     Send,
+    error_object,
     headers_of,
     parse_object,
     read_body,
@@ -31,6 +32,7 @@ from deployments.api.writing import (
     reply_headers,
     send_head,
 )
+from deployments.deltas import listed, mapping
 from deployments.idempotency import once
 from deployments.pipeline import run
 from deployments.replay import data_of
@@ -85,7 +87,8 @@ async def _answer(services: Services, request: Request, send: Send) -> None:
 def text_of(completion: bytes) -> str:
     """The assistant's words in a chat completion ("" where it has none)."""
     choices = orjson.loads(completion).get("choices") or [{}]
-    return (choices[0].get("message") or {}).get("content") or ""
+    content = (choices[0].get("message") or {}).get("content")
+    return content if isinstance(content, str) else ""
 
 
 def result(request: Request, reply: Reply, text: str) -> dict[str, Any]:
@@ -124,7 +127,9 @@ async def _send_stream(services: Services, request: Request, reply: Reply, send:
         aclosing(_events(services, request, reply)) as events,
     ):
         async for name, content in events:
-            failed = failed or name == "error"
+            if failed:
+                continue  # read to its end, as it is paid for
+            failed = name == "error"
             if name == "delta":
                 words.append(content["text"])
             await send(
@@ -160,11 +165,26 @@ def _deltas(piece: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     for data in data_of(piece):
         if data == b"[DONE]":
             continue
-        found = orjson.loads(data)
+        try:
+            found = mapping(orjson.loads(data))
+            words = "" if "error" in found else _words_of(found)
+        except ValueError:
+            message = "The provider sent an event that can't be read."
+            found = error_object(ProviderError(message, should_retry=False))
         if "error" in found:
             yield "error", found
             return
-        for choice in found.get("choices") or ():
-            text = (choice.get("delta") or {}).get("content")
-            if text and choice.get("index", 0) == 0:
-                yield "delta", {"text": text}
+        if words:
+            yield "delta", {"text": words}
+
+
+def _words_of(chunk: dict[str, Any]) -> str:
+    """What the first choice says in a chunk. Raises ValueError for what is none."""
+    words = ""
+    for choice in map(mapping, listed(chunk.get("choices") or [])):
+        text = mapping(choice.get("delta") or {}).get("content") or ""
+        if choice.get("index", 0) == 0:
+            if not isinstance(text, str):
+                raise ValueError("the content is no text")
+            words += text
+    return words
