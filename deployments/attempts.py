@@ -16,8 +16,8 @@ from actors.errors import (
 from deployments.admission import Admission, admit, give_back
 from deployments.policy import Target
 from deployments.prompting import count_input
-from deployments.providers.base import Answer, Call, ProviderFailure
-from deployments.providers.sse import StreamTail
+from deployments.providers.base import Answer, Call, ProviderFailure, StreamAnswer
+from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail, has_event
 from deployments.request import Reply, Request
 from deployments.retries import backoff_s
 from deployments.services import Services
@@ -202,19 +202,14 @@ async def _stream(
     reply: Reply,
     keep: Keep,
 ) -> None:
-    """Up to the first byte: until then an attempt may still fail and be followed by another."""
+    """Up to the first event: until then an attempt may still fail and be followed by another."""
     assert services.policy is not None
     began_ns = time.monotonic_ns()
     source = None
     try:
         async with asyncio.timeout(target.timeout_s):
             source = await services.providers[target.provider].stream(call)
-            first = b""
-            if source.status == 200:
-                must_be_events(source.headers, target)
-                first = await source.read()
-        if source.status == 200 and not first:
-            raise ProviderFailure("reset", f"provider {target.provider} sent an empty stream")
+            first = await _first_events(source, target) if source.status == 200 else b""
     except BaseException as error:
         if source is not None:
             await source.aclose()
@@ -242,6 +237,18 @@ async def _stream(
     reply.live, reply.kind = live, "sse"
     if request.gone:
         await live.drain(services.args.drain_s)
+
+
+async def _first_events(source: StreamAnswer, target: Target) -> bytes:
+    """What there is when the first event is whole, or known to be a very long one."""
+    must_be_events(source.headers, target)
+    found = await source.read()
+    while not has_event(found) and len(found) < MAX_EVENT_BYTES:
+        more = await source.read()
+        if not more:
+            raise ProviderFailure("reset", f"provider {target.provider} sent no event")
+        found += more
+    return found
 
 
 def _estimate(request: Request, answer: Answer) -> Usage:

@@ -193,6 +193,11 @@ class StreamTail:
         return passed
 
 
+def has_event(data: bytes) -> bool:
+    """Whether the beginning of a stream holds a whole event (or a blank line before one)."""
+    return b"\n\n" in data or b"\n\r\n" in data
+
+
 def _has_long_event(whole: bytes) -> bool:
     """Whether there may be one of more than MAX_EVENT_BYTES."""
     at = 0
