@@ -24,6 +24,7 @@ from deployments.api.http import (
 )
 from deployments.api.reading import prompt_request
 from deployments.api.writing import (
+    EVENT_ENDS,
     PATIENCE_S,
     count_refusal,
     finish,
@@ -155,9 +156,14 @@ async def _events(
             yield event
     else:
         async with aclosing(pieces(services, request, reply)) as coming:
+            held: list[bytes] = []
             async for piece in coming:
-                for event in _deltas(piece):
-                    yield event
+                held.append(piece)
+                # A very long event comes in pieces.
+                if piece.endswith(EVENT_ENDS):
+                    whole, held = b"".join(held), []
+                    for event in _deltas(whole):
+                        yield event
 
 
 def _deltas(piece: bytes) -> Iterator[tuple[str, dict[str, Any]]]:

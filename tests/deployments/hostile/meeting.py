@@ -27,17 +27,19 @@ _SLACK_S = 1.5
 
 
 @asynccontextmanager
-async def provided(stack: Stack, url: str, **policy: Any) -> AsyncIterator[OpenAIProvider]:
-    """The gateway with the model `m` at this address, two attempts and the least patience."""
+async def provided(
+    stack: Stack, url: str, model: str = "m", **policy: Any
+) -> AsyncIterator[OpenAIProvider]:
+    """The gateway with one model at this address, two attempts and the least patience."""
     services = stack.services
     provider = OpenAIProvider("hostile", f"{url}/v1", "sk-secret", connect_timeout_s=0.3)
     services.providers["hostile"] = provider
     kept = services.args
     services.args = kept.model_copy(update={"drain_s": DRAIN_S})
     price = {"input_per_mtok": 0, "output_per_mtok": TOKEN_NANOS / 1000}
-    model = {"targets": [TARGET], "max_output_tokens": MOST_TOKENS, "price": price}
+    route = {"targets": [TARGET], "max_output_tokens": MOST_TOKENS, "price": price}
     changes: dict[str, Any] = {
-        "models": {"m": model},
+        "models": {model: route},
         "retries": {"attempts": 2, "base_s": 0.0, "budget_floor": 100},
         "breakers": {"default": {"timeout_s": TIMEOUT_S}},
         "limits": [{"name": "slots", "unit": "concurrent", "burst": 100}],

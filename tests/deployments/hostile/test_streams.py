@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from tests.deployments.hostile.cases import CUT, GUESSED, WELL, Case, pairs
-from tests.deployments.hostile.meeting import check
-from tests.deployments.hostile.server import BILL, DONE, EVENTS, delta, event, says
+from tests.deployments.hostile.meeting import check, nothing_left, provided
+from tests.deployments.hostile.server import BILL, DONE, EVENTS, delta, event, hostile, says
+from tests.replies import events
 from tests.stack import Stack
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +56,50 @@ async def test_garbage_in_a_stream(stack: Stack, case: Case, stream: bool) -> No
     seen = await check(stack, case, stream)
     assert b"hello" in seen.text or case.name == "done-at-once" or "10-mb" in case.name
     assert seen.text.endswith(DONE) or seen.code
+
+
+async def test_a_long_event_that_is_cut_off_is_ended(stack: Stack) -> None:
+    """What has gone out of it is an event of its own; ours after it can be read."""
+    case = Case("cut", says(EVENTS, HUGE[:1_000_000]), None, CUT_LONG)
+    seen = await check(stack, case, True)
+    broken, error, rest = seen.text.split(b"\n\n")
+    assert HUGE.startswith(broken)
+    assert error.startswith(b'data: {"error":')
+    assert rest == b""
+
+
+PROMPTED = {
+    "broken-json": (event(b"{"), True),
+    "no-object": (event(b"7"), True),
+    "choice-of-no-shape": (event({"choices": [1]}), True),
+    "content-of-no-shape": (event({"choices": [{"delta": {"content": [1]}}]}), True),
+    "error": (ERROR, True),
+    "cut-off-long": (b"data: " + b"x" * 1_000_000, True),
+    "long": (HUGE, False),
+    "comment": (b": ping\n\n", False),
+    "null-choices": (event({"choices": None}), False),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+async def test_a_prompts_stream_has_all_its_words_or_an_error(stack: Stack, name: str) -> None:
+    """An event that can't be read ends it with an error: no result with a hole in it."""
+    part, fails = PROMPTED[name]
+    async with hostile(says(EVENTS, HELLO, part, HELLO, BILL, DONE)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        async with provided(stack, url, model="gpt-4o-mini") as provider:
+            status, text, _ = await stack.execute(stream=True)
+            await nothing_left(stack, provider)
+    found = events(text)
+    names = [one for one, _ in found]
+    assert status == 200
+    assert names[-1] == ("error" if fails else "result")
+    assert names.count("error") == fails
+    words = "".join(data["text"] for one, data in found if one == "delta")
+    long = "x" * 10_000_000 if name == "long" else ""
+    assert words == ("hello" if fails else f"hello{long}hello")
+    if not fails:
+        assert found[-1][1]["response"] == words
 
 
 async def test_an_event_of_10_mb_passes_whole(stack: Stack) -> None:
