@@ -16,8 +16,8 @@ from tests.replies import eventually
 from tests.stack import Stack
 
 TARGET = "hostile/m"
-TIMEOUT_S = 0.4
-DRAIN_S = 0.3
+TIMEOUT_S = 0.6
+DRAIN_S = 0.15
 TOKEN_NANOS = 1_000_000
 MOST_TOKENS = 64
 WORST_NANOS = MOST_TOKENS * TOKEN_NANOS
@@ -32,7 +32,7 @@ async def provided(
 ) -> AsyncIterator[OpenAIProvider]:
     """The gateway with one model at this address, two attempts and the least patience."""
     services = stack.services
-    provider = OpenAIProvider("hostile", f"{url}/v1", "sk-secret", connect_timeout_s=0.3)
+    provider = OpenAIProvider("hostile", f"{url}/v1", "sk-secret", connect_timeout_s=0.4)
     services.providers["hostile"] = provider
     kept = services.args
     services.args = kept.model_copy(update={"drain_s": DRAIN_S})

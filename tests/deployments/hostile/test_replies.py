@@ -3,6 +3,7 @@ import pytest
 from tests.deployments.hostile.cases import (
     BROKEN,
     CUT,
+    LATE,
     LATE_STREAM,
     SILENT,
     STALLED,
@@ -58,6 +59,7 @@ CASES = [
     both("1xx-for-ever", for_ever(b"", b"HTTP/1.1 102 Processing\r\n\r\n"), SILENT),
     both("upgrade", says(UPGRADE), BROKEN),
     both("silence-before-the-head", says(hold=True), SILENT),
+    both("silence-until-the-deadline", says(hold=True), LATE, within_s=0.3),
     both("silence-after-the-head", says(EVENTS, hold=True), SILENT),
     both("closed-without-a-word", says(), BROKEN),
     both("length-too-long", says(sized(b"9999")), BROKEN),
