@@ -17,7 +17,7 @@ from deployments.admission import Admission, admit, give_back
 from deployments.policy import Target
 from deployments.prompting import count_input
 from deployments.providers.base import Answer, Call, ProviderFailure, StreamAnswer
-from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail, has_event
+from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail, has_event, opening_error
 from deployments.request import Reply, Request
 from deployments.retries import backoff_s
 from deployments.services import Services
@@ -30,6 +30,7 @@ from deployments.verdict import (
     failed,
     must_be_events,
     no_completion,
+    quote,
 )
 
 Keep = Callable[[bytes | None, Usage, str], None]
@@ -248,6 +249,8 @@ async def _first_events(source: StreamAnswer, target: Target) -> bytes:
         if not more:
             raise ProviderFailure("reset", f"provider {target.provider} sent no event")
         found += more
+    if b'"error"' in found and (error := opening_error(found)):
+        raise ProviderFailure("reset", f"provider {target.provider} failed: {quote(error)}")
     return found
 
 

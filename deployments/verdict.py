@@ -47,7 +47,7 @@ def bad_answer(
     after_s = retry_after_s(headers, time.time_ns())
     settlement.answered_badly(status, after_s)
     # Who refuses our key may repeat it.
-    quoted = "it refuses our credentials" if status in (401, 403) else _quote(body)
+    quoted = "it refuses our credentials" if status in (401, 403) else quote(body)
     if status in _CLIENTS_FAULT:
         return AttemptFailed(InvalidRequest(f"The provider refuses this request: {quoted}"), False)
     if outcome_of(status) == "throttled":
@@ -91,11 +91,13 @@ def must_be_events(headers: dict[str, str], target: Target) -> None:
         raise ProviderFailure("reset", text)
 
 
-def _quote(body: bytes) -> str:
+def quote(body: bytes) -> str:
     """The message within an error's body, cut to what a person reads."""
     try:
-        message = str(orjson.loads(body)["error"]["message"])
+        message = orjson.loads(body)["error"]["message"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
+        message = None
+    if not isinstance(message, str):
         message = body[: 4 * _QUOTED].decode("utf-8", "replace")
         if "\ufffd" in message[:-1]:
             message = ""  # no text: packed, or worse

@@ -173,12 +173,15 @@ def _deltas(piece: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         try:
             found = mapping(orjson.loads(data))
-            words = "" if "error" in found else _words_of(found)
-        except ValueError:
+            if found.get("error"):
+                failure = {"error": found["error"]}
+                orjson.dumps(failure)  # what is nested too deeply can't be sent on
+                yield "error", failure
+                return
+            words = _words_of(found)
+        except (TypeError, ValueError):
             message = "The provider sent an event that can't be read."
-            found = error_object(ProviderError(message, should_retry=False))
-        if "error" in found:
-            yield "error", found
+            yield "error", error_object(ProviderError(message, should_retry=False))
             return
         if words:
             yield "delta", {"text": words}

@@ -13,10 +13,11 @@ from deployments.api.prompts import _deltas, text_of
 from deployments.providers.base import Call, ProviderFailure, retry_after_s
 from deployments.providers.http1_reply import MAX_HEAD_BYTES, ReplyParser
 from deployments.providers.openai import OpenAIProvider
-from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail
+from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail, has_event, opening_error
 from deployments.replay import completion_of, restream, stream_of
 from deployments.settlement import usage_of
-from deployments.verdict import _quote, are_choices
+from deployments.verdict import are_choices, quote
+from tests.deployments.hostile.server import BILL
 from tests.deployments.hostile.spoiling import BODIES, REPLIES, STREAMS, in_pieces, spoiled
 from tests.deployments.providers.scripted import request_of
 
@@ -164,6 +165,7 @@ def test_any_stream_is_followed(pieces: list[bytes], keep_usage: bool) -> None:
         assert len(tail._held) <= MAX_EVENT_BYTES
     relayed += tail.flush()
     whole = b"".join(pieces)
+    assert not opening_error(whole) or (tail.failed and has_event(whole))
     if keep_usage:
         assert relayed == whole
     else:
@@ -178,9 +180,19 @@ def test_any_stream_is_followed(pieces: list[bytes], keep_usage: bool) -> None:
 @given(data=spoiled(STREAMS), asks=st.booleans())
 def test_any_stream_is_read_or_refused(data: bytes, asks: bool) -> None:
     """What reads a stream's words, or stores it in another shape, knows what it can't."""
+    _read(data, asks)
+
+
+def _read(data: bytes, asks: bool) -> None:
+    """A stream by all who look into it."""
+    assert isinstance(quote(opening_error(data)), str)
+    tail = StreamTail(asks)
+    tail.feed(data)
+    usage_of(tail.usage())
     for name, content in _deltas(data):
         assert name in ("delta", "error")
         assert name == "error" or isinstance(content["text"], str)
+        assert orjson.dumps(content)
     for replayed in (completion_of, lambda stream: restream(stream, asks)):
         try:
             assert isinstance(replayed(data), bytes)
@@ -190,7 +202,7 @@ def test_any_stream_is_read_or_refused(data: bytes, asks: bool) -> None:
 
 def _judge(body: bytes) -> None:
     """What becomes of an answer's body."""
-    assert isinstance(_quote(body), str)
+    assert isinstance(quote(body), str)
     try:
         content: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -203,6 +215,20 @@ def _judge(body: bytes) -> None:
                 assert stream_of(body, asks).endswith(b"data: [DONE]\n\n")
             except ValueError:
                 pass
+
+
+@pytest.mark.parametrize("depth", [200, 300, 900, 1020, 5000])
+@pytest.mark.parametrize("place", [b'"no"', b'"hello"', b'"hello "', b"null", b"9", b"[]"])
+def test_any_depth_is_an_answer_or_none(place: bytes, depth: int) -> None:
+    """Libraries give up at different depths: to read, to write, to print."""
+    nest = b"[" * depth + b"]" * depth
+    error = b'{"error":{"message":"no","code":null,"param":9},"usage":[]}'
+    for body in (*BODIES, error):
+        _judge(body.replace(place, nest))
+    event = b"data: " + error + b"\n\n"
+    for stream in (*STREAMS, event, STREAMS[0].replace(BILL, event + BILL)):
+        _read(stream.replace(place, nest), False)
+        _read(stream.replace(place, nest), True)
 
 
 @given(body=spoiled(BODIES))

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.deployments.hostile.cases import CUT, GUESSED, WELL, Case, pairs
+from tests.deployments.hostile.cases import BROKEN, CUT, GUESSED, WELL, Case, pairs
 from tests.deployments.hostile.meeting import check, nothing_left, provided
 from tests.deployments.hostile.server import BILL, DONE, EVENTS, delta, event, hostile, says
 from tests.replies import events
@@ -23,6 +23,7 @@ def sends(name: str, *parts: bytes, whole: bool = True) -> Case:
     return Case(name, says(EVENTS, HELLO, *parts, *end), None, WELL if whole else CUT)
 
 
+WITHOUT_WORDS = ("done-at-once", "error-event-first")
 GARBAGE = [
     sends("invalid-utf-8", delta("hi").replace(b"hi", b"\xff\xfe\x80")),
     sends("zero-bytes", bytes(1000) + b"\n\n"),
@@ -43,6 +44,7 @@ GARBAGE = [
     sends("no-done", whole=False),
     sends("half-an-event", HELLO[:-9], whole=False),
     sends("bill-without-done", BILL, whole=False),
+    Case("error-event-first", says(EVENTS + b": wait\n\n" + ERROR + HELLO), None, BROKEN),
     Case("no-bill", says(EVENTS + HELLO + DONE), None, GUESSED),
     Case("done-at-once", says(EVENTS + DONE), None, GUESSED),
     Case("event-of-10-mb-first", says(EVENTS, HUGE, BILL, DONE), None, WELL),
@@ -54,8 +56,14 @@ GARBAGE = [
 async def test_garbage_in_a_stream(stack: Stack, case: Case, stream: bool) -> None:
     """It is relayed as it came; only a missing end, or an error among it, is a failure."""
     seen = await check(stack, case, stream)
-    assert b"hello" in seen.text or case.name == "done-at-once" or "10-mb" in case.name
+    assert b"hello" in seen.text or "10-mb" in case.name or case.name in WITHOUT_WORDS
     assert seen.text.endswith(DONE) or seen.code
+
+
+async def test_a_stream_that_opens_with_an_error_never_began(stack: Stack) -> None:
+    """The client reads the provider's words, and another target may do better."""
+    case = Case("error", says(EVENTS + ERROR), None, BROKEN)
+    assert "failed: CUDA out of memory" in (await check(stack, case, True)).message
 
 
 async def test_a_long_event_that_is_cut_off_is_ended(stack: Stack) -> None:
@@ -77,6 +85,7 @@ PROMPTED = {
     "cut-off-long": (b"data: " + b"x" * 1_000_000, True),
     "long": (HUGE, False),
     "comment": (b": ping\n\n", False),
+    "null-error": (event({"error": None, "choices": []}), False),
     "null-choices": (event({"choices": None}), False),
 }
 
