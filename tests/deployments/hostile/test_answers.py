@@ -186,8 +186,3 @@ async def test_an_absurd_retry_after(
     rests_s = (await breaker_of(stack))["retry_after_ns"] / 1e9
     assert rest_s - 60 < rests_s <= rest_s
     assert "overloaded" in seen.message
-
-
-def test_the_event_is_as_a_provider_sends_it() -> None:
-    """The bytes that the cases spoil are good ones."""
-    assert event({"a": 1}) == b'data: {"a":1}\n\n'

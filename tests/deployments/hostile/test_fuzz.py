@@ -1,11 +1,10 @@
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.charges import Usage
@@ -122,23 +121,14 @@ class Mouth:
         self.loop.close()
 
 
-@contextmanager
-def _mouth() -> Iterator[Mouth]:
-    made = Mouth()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 @pytest.fixture(scope="module")
 def mouth() -> Iterator[Mouth]:
     """One for all examples: what one leaves behind would show in the next."""
-    with _mouth() as made:
-        yield made
+    made = Mouth()
+    yield made
+    made.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=in_pieces(spoiled(REPLIES)), streamed=st.booleans())
 def test_any_bytes_are_an_answer_or_a_failure(
     mouth: Mouth, pieces: list[bytes], streamed: bool
