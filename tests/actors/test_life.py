@@ -280,6 +280,7 @@ async def test_a_host_notices_silence_and_not_those_who_watch(home: Home) -> Non
         "owners": 2,
         "silent": 1,
         "storage": "ok",
+        "protection": "",
     }
     home.restart()
     assert home.host.info() | {"owners": 2, "silent": 0} == home.host.info()
