@@ -13,12 +13,13 @@ from rich.table import Table
 from actors.ledger import month_of
 from actors.ledger_audit import Finding
 from deployments.cli import ledger_file
+from deployments.cli.ledger_adopt import adopt
 from deployments.cli.ledger_repair import repair
 from deployments.cli.ledger_source import Line, Source, Where, source
 from deployments.cli.options import ConfigOption, JsonOption, KeyOption, UrlOption
 from deployments.cli.terminal import Problem, answers, line, notice, progress
 
-app = typer.Typer(help="The ledger: inspect, verify, export, repair.", no_args_is_help=True)
+app = typer.Typer(help="The ledger: inspect, verify, export, repair, adopt.", no_args_is_help=True)
 
 StorageOption = Annotated[
     Path | None,
@@ -181,3 +182,4 @@ def _day_ns(text: str) -> int:
 
 
 app.command()(repair)
+app.command()(adopt)
