@@ -232,9 +232,9 @@ class Services:
             await asyncio.sleep(_SHIP_S)
             self.first_level.report()
             # What can't be delivered waits here, where it is bounded.
-            if self.traces.reachable and self.traces.fresh():
+            if _takes(self.traces):
                 self._ship_traces()
-            if self.experiments.reachable and self.experiments.fresh():
+            if _takes(self.experiments):
                 self._ship_interactions()
 
     def _ship_interactions(self) -> None:
@@ -248,3 +248,8 @@ class Services:
             return
         finished, self._finished = self._finished, []
         self.traces.tell("add", len(finished), _pack(finished), counters)
+
+
+def _takes(one: Consultant) -> bool:
+    """Whether what is told there now is likely to be delivered soon."""
+    return one.reachable and one.fresh() and not one.put_off
