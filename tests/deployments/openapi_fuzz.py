@@ -1,0 +1,110 @@
+"""Requests made up from the OpenAPI document, and what their replies must be."""
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import (
+    content_type_conformance,
+    not_a_server_error,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from deployments.api.openapi import document
+
+CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+# Documented, and nothing broken: these say whose fault it is.
+_NO_FAULT_OF_OURS = frozenset({502, 503, 504})
+_CONTROL = "/admin/v1/providers/simulated/control"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to try: so many examples of each operation and kind, until the time is over.
+
+    seconds: None takes one round.
+    """
+
+    examples: int
+    seconds: float | None = None
+
+
+def fuzz(url: str, admin: str, key: str | None, budget: Budget) -> Counter[tuple[str, int]]:
+    """Try every operation with this key; how often each status came, by operation.
+
+    Fails on the first reply that is a 500, not documented, or not as documented.
+    """
+    schema = schemathesis.openapi.from_dict(document())
+    operations = [result.ok() for result in schema.get_all_operations()]
+    counts: Counter[tuple[str, int]] = Counter()
+    ends = time.monotonic() + (budget.seconds or 0.0)
+    number = 0
+    with requests.Session() as session:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        while True:
+            for operation in operations:
+                for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                    number += 1
+                    _try(operation, mode, url, headers, session, budget.examples, number, counts)
+                # Knobs that were turned would decide what comes of all later calls.
+                session.delete(url + _CONTROL, headers={"authorization": f"Bearer {admin}"})
+            if time.monotonic() >= ends:
+                return counts
+
+
+def _try(
+    operation: Any,
+    mode: GenerationMode,
+    url: str,
+    headers: dict[str, str],
+    session: requests.Session,
+    examples: int,
+    number: int,
+    counts: Counter[tuple[str, int]],
+) -> None:
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def one(case: Any) -> None:
+        _answer(case, operation, url, headers, session, counts)
+
+    if os.environ.get("CI"):
+        one = seed(number)(one)
+    try:
+        one()
+    except Unsatisfiable:
+        # Nothing that could be wrong: there is no body and no parameter.
+        pass
+    except Exception as error:
+        raise AssertionError(f"{operation.label}, {mode}: {error}") from error
+
+
+def _answer(
+    case: Any,
+    operation: Any,
+    url: str,
+    headers: dict[str, str],
+    session: requests.Session,
+    counts: Counter[tuple[str, int]],
+) -> None:
+    response = case.call(base_url=url, headers=headers, session=session, timeout=60)
+    counts[operation.label, response.status_code] += 1
+    more = [] if response.status_code in _NO_FAULT_OF_OURS else [not_a_server_error]
+    case.validate_response(response, checks=[*CHECKS, *more])
