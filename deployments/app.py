@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from actors.errors import NotFound, RaygateError, SingletonUnavailable
 from deployments.api import admin, budgets, chat, health, openapi, operators, prompts
@@ -109,7 +109,7 @@ async def _route(services: Services, scope: Scope, receive: Receive, send: Send)
     if endpoint is not None:
         await endpoint(services, scope, receive, send)
     elif method == "POST" and (match := _EXECUTE.match(path)):
-        await prompts.execute(services, scope, receive, send, unquote(match[1]))
+        await prompts.execute(services, scope, receive, send, match[1])
     elif path.startswith(_ADMIN):
         await _administer(services, scope, receive, send, method, path.removeprefix(_ADMIN))
     elif allowed := sorted(verb for verb, known in _ENDPOINTS if known == path):
@@ -166,7 +166,7 @@ def _admin_handler(method: str, path: str) -> tuple[dict[str, str], admin.Handle
     matching = [(verb, match, h) for verb, p, h in _ADMIN_ROUTES if (match := p.match(path))]
     for verb, match, handler in matching:
         if verb == method:
-            return {name: unquote(word) for name, word in match.groupdict().items()}, handler
+            return match.groupdict(), handler
     takes = f" It takes {', '.join(verb for verb, _, _ in matching)}." if matching else ""
     raise NotFound(f"There is nothing at {method} {_ADMIN}{path[:200]}.{takes}")
 
