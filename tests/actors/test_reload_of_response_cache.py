@@ -26,10 +26,14 @@ entries = st.builds(
 
 
 def hand_over(lived: ResponseCache, loaded: ResponseCache) -> None:
-    """Bodies are not stored, nor how often they were asked for; arrivals are counted anew."""
+    """Bodies are not stored, nor how often they were asked for; arrivals are counted anew.
+
+    Of ends at one moment the later one is remembered a nanosecond longer, if not after a restart.
+    """
     loaded._entries = copy.deepcopy(lived._entries)
     loaded._lookups = copy.deepcopy(lived._lookups)
     loaded._repeats._bodies = copy.deepcopy(lived._repeats._bodies)
+    loaded._repeats._last_until_ns = lived._repeats._last_until_ns
     loaded._flights._order = lived._flights._order
     loaded._repeats._followers._order = lived._repeats._followers._order
 
