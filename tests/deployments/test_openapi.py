@@ -60,6 +60,9 @@ async def test_it_is_served_to_anybody_with_a_key(stack: Stack) -> None:
 async def test_no_500_and_nothing_that_is_not_documented(stack: Stack, role: str | None) -> None:
     """Requests of every shape, as the document allows and as it does not, with every key."""
     key = None if role is None else await stack.key(role=role)
+    made = {"variants": [{"id": "a", "weight": 1}]}
+    await stack.call("POST", "/admin/v1/experiments/business_analysis_v1", made, stack.admin)
+    await stack.chat("a trace", x_request_id="fuzz")
     most = max(6, settings.default.max_examples // 50)
     # Of those without the right to, the replies differ little.
     examples = most if role == "admin" else most // 3
