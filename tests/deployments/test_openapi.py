@@ -63,7 +63,7 @@ async def test_no_500_and_nothing_that_is_not_documented(stack: Stack, role: str
     made = {"variants": [{"id": "a", "weight": 1}]}
     await stack.call("POST", "/admin/v1/experiments/business_analysis_v1", made, stack.admin)
     await stack.chat("a trace", x_request_id="fuzz")
-    most = max(6, settings.default.max_examples // 50)
+    most = max(6, settings.default.max_examples // 25)
     # Of those without the right to, the replies differ little.
     examples = most if role == "admin" else most // 3
     counts = await to_thread.run_sync(fuzz, stack.url, stack.admin, key, examples)
