@@ -4,10 +4,10 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from actors.errors import NotFound, RaygateError, SingletonUnavailable
-from deployments.api import admin, budgets, chat, health, operators, prompts
+from deployments.api import admin, budgets, chat, health, openapi, operators, prompts
 from deployments.api.auth import authenticate, must_be_admin
 from deployments.api.http import (
     ClientGone,
@@ -33,45 +33,47 @@ _ENDPOINTS: dict[tuple[str, str], Endpoint] = {
     ("GET", "/health/live"): health.live,
     ("GET", "/health/ready"): health.ready,
     ("GET", "/metrics"): health.metrics,
+    ("GET", "/openapi.json"): openapi.openapi,
 }
 _EXECUTE = re.compile(r"^/v1/prompts/([^/]+)/execute$")
 _ADMIN = "/admin/v1/"
 _ADMIN_S = 20.0
+_ADMIN_CALLS: tuple[tuple[str, str, admin.Handler], ...] = (
+    ("GET", "keys", admin.list_keys),
+    ("POST", "keys", admin.create_key),
+    ("DELETE", "keys/{id}", admin.revoke_key),
+    ("GET", "budgets", budgets.list_budgets),
+    ("PUT", "budgets/{name}", budgets.set_budget),
+    ("DELETE", "budgets/{name}", budgets.remove_budget),
+    ("GET", "limits", admin.list_limits),
+    ("GET", "breakers", admin.list_breakers),
+    ("POST", "breakers", admin.force_breaker),
+    ("GET", "cache", admin.cache_stats),
+    ("DELETE", "cache", admin.purge_cache),
+    ("GET", "prompts", admin.list_prompts),
+    ("POST", "prompts/{id}", admin.create_prompt),
+    ("PUT", "prompts/{id}/labels/{label}", admin.label_prompt),
+    ("DELETE", "prompts/{id}/labels/{label}", admin.unlabel_prompt),
+    ("GET", "experiments", operators.list_experiments),
+    ("POST", "experiments/{id}", operators.create_experiment),
+    ("POST", "experiments/{id}/start", operators.start_experiment),
+    ("POST", "experiments/{id}/stop", operators.stop_experiment),
+    ("GET", "experiments/{id}/results", operators.experiment_results),
+    ("DELETE", "experiments/{id}", operators.remove_experiment),
+    ("GET", "traces", admin.search_traces),
+    ("GET", "traces/{id}", admin.one_trace),
+    ("GET", "costs/summary", admin.costs_summary),
+    ("GET", "costs/ledger", admin.costs_ledger),
+    ("GET", "ledger", admin.inspect_ledger),
+    ("POST", "ledger/audit", admin.audit_ledger),
+    ("GET", "config", admin.show_config),
+    ("GET", "providers/{name}/{what}", operators.ask_provider),
+    ("PUT", "providers/{name}/{what}", operators.tell_provider),
+    ("DELETE", "providers/{name}/{what}", operators.reset_provider),
+)
 _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
     (method, re.compile("^" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "$"), handler)
-    for method, path, handler in (
-        ("GET", "keys", admin.list_keys),
-        ("POST", "keys", admin.create_key),
-        ("DELETE", "keys/{id}", admin.revoke_key),
-        ("GET", "budgets", budgets.list_budgets),
-        ("PUT", "budgets/{name}", budgets.set_budget),
-        ("DELETE", "budgets/{name}", budgets.remove_budget),
-        ("GET", "limits", admin.list_limits),
-        ("GET", "breakers", admin.list_breakers),
-        ("POST", "breakers", admin.force_breaker),
-        ("GET", "cache", admin.cache_stats),
-        ("DELETE", "cache", admin.purge_cache),
-        ("GET", "prompts", admin.list_prompts),
-        ("POST", "prompts/{id}", admin.create_prompt),
-        ("PUT", "prompts/{id}/labels/{label}", admin.label_prompt),
-        ("DELETE", "prompts/{id}/labels/{label}", admin.unlabel_prompt),
-        ("GET", "experiments", operators.list_experiments),
-        ("POST", "experiments/{id}", operators.create_experiment),
-        ("POST", "experiments/{id}/start", operators.start_experiment),
-        ("POST", "experiments/{id}/stop", operators.stop_experiment),
-        ("GET", "experiments/{id}/results", operators.experiment_results),
-        ("DELETE", "experiments/{id}", operators.remove_experiment),
-        ("GET", "traces", admin.search_traces),
-        ("GET", "traces/{id}", admin.one_trace),
-        ("GET", "costs/summary", admin.costs_summary),
-        ("GET", "costs/ledger", admin.costs_ledger),
-        ("GET", "ledger", admin.inspect_ledger),
-        ("POST", "ledger/audit", admin.audit_ledger),
-        ("GET", "config", admin.show_config),
-        ("GET", "providers/{name}/{what}", operators.ask_provider),
-        ("PUT", "providers/{name}/{what}", operators.tell_provider),
-        ("DELETE", "providers/{name}/{what}", operators.reset_provider),
-    )
+    for method, path, handler in _ADMIN_CALLS
 )
 
 
@@ -109,7 +111,7 @@ async def _route(services: Services, scope: Scope, receive: Receive, send: Send)
     if endpoint is not None:
         await endpoint(services, scope, receive, send)
     elif method == "POST" and (match := _EXECUTE.match(path)):
-        await prompts.execute(services, scope, receive, send, unquote(match[1]))
+        await prompts.execute(services, scope, receive, send, match[1])
     elif path.startswith(_ADMIN):
         await _administer(services, scope, receive, send, method, path.removeprefix(_ADMIN))
     elif allowed := sorted(verb for verb, known in _ENDPOINTS if known == path):
@@ -166,7 +168,7 @@ def _admin_handler(method: str, path: str) -> tuple[dict[str, str], admin.Handle
     matching = [(verb, match, h) for verb, p, h in _ADMIN_ROUTES if (match := p.match(path))]
     for verb, match, handler in matching:
         if verb == method:
-            return {name: unquote(word) for name, word in match.groupdict().items()}, handler
+            return match.groupdict(), handler
     takes = f" It takes {', '.join(verb for verb, _, _ in matching)}." if matching else ""
     raise NotFound(f"There is nothing at {method} {_ADMIN}{path[:200]}.{takes}")
 
