@@ -3,7 +3,8 @@
 The store is filled in batches as a host commits them, with time of its own: `--days` long,
 ending now. The last 300,000 charges go through the cost tracker, so that it remembers as many as
 it ever does; those before through its journal alone, which writes the same rows. Months that are
-over move out meanwhile, as they do in a host. Then hosts are started in new processes, with the files in the page cache and without.
+over move out meanwhile, as they do in a host. Then hosts are started in new processes, with the
+files in the page cache and without.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors import incarnation
+from actors import incarnation, upkeep
 from actors.charges import Facts, Paid, Usage
 from actors.cost_tracker import CostTracker
 from actors.host import HOST_TABLES, Host
@@ -106,7 +107,7 @@ def start(path: Path) -> dict[str, float]:
         longest = 0.0
         while not audit.done:
             slice_began = time.perf_counter()
-            audit.step(2_000)
+            audit.step(upkeep.SLICE_ROWS)
             longest = max(longest, time.perf_counter() - slice_began)
         ended = time.perf_counter() - began
         assert audit.findings == []
