@@ -51,6 +51,7 @@ async def health(services: Services, scope: Scope, receive: Receive, send: Send)
     picture = await picture_of(services)
     if role != "admin":
         picture.pop("costs", None)
+        picture.pop("ledger", None)
     await send_json(send, picture)
 
 
@@ -80,7 +81,12 @@ async def picture_of(services: Services) -> dict[str, Any]:
         "circuit_breaker": _breaker(targets),
         "rate_limiter": limiter,
         "cache": _cache(cache or {}),
-        "costs": {key: value for key, value in (costs or {}).items() if "nanos" not in key},
+        "costs": {
+            key: value
+            for key, value in (costs or {}).items()
+            if "nanos" not in key and key != "ledger_damage"
+        },
+        "ledger": {"damage": (costs or {}).get("ledger_damage")},
         "singletons": {
             host.name: {
                 "epoch": host.incarnation[0],
@@ -110,7 +116,7 @@ def _answered(services: Services, one: Consultant, *parts: Any) -> bool:
 def _status(picture: dict[str, Any], services: Services) -> str:
     unreachable = any(not one["reachable"] for one in picture["singletons"].values())
     breaker_open = picture["circuit_breaker"]["state"] in ("open", "forced_open")
-    damaged = picture["costs"].get("ledger_damage") is not None
+    damaged = picture["ledger"]["damage"] is not None
     if unreachable or breaker_open or damaged or services.policy_problem is not None:
         return "degraded"
     if picture["costs"].get("budget_used_percentage", 0.0) > 90.0:
