@@ -1,6 +1,6 @@
 """What was spent, counted again from the ledger, where the sums themselves are lost."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,8 @@ from actors.store import Store
 from actors.store_errors import StoreDamaged
 
 _SUMMED = ("accounts", "spending")
+_HELD_FIELDS = 5
+"""Of the row of a charge that is held; see `Charge.row`."""
 
 _entry = msgspec.msgpack.Decoder(Entry).decode
 
@@ -37,14 +39,15 @@ def counted(
     spans = [(each, periods.span(each.period, periods.zone(each.timezone), now)) for each in terms]
     spending, accounts = Spending(), dict[str, int]()
     estimates: dict[str, Usage] = {}
-    paid: set[str] = set()
+    held = dict(live.get("charges", {}))
     for entry in entries:
         usage = Usage(entry.input, entry.cached, entry.output, entry.reasoning)
         facts = Facts(*entry[9:15], entry.tags)
         before = estimates.pop(entry.charge_id, None)
         if entry.state == "estimated":
             estimates[entry.charge_id] = usage
-        paid.add(entry.charge_id)
+        if entry.charge_id in held and _over(entry, held[entry.charge_id]):
+            del held[entry.charge_id]
         more = (
             usage if before is None else Usage(*(a - b for a, b in zip(usage, before, strict=True)))
         )
@@ -55,10 +58,15 @@ def counted(
                 key = f"{each.name}|{span.label}|{subject}"
                 accounts[key] = accounts.get(key, 0) + entry.change_nanos
     kept = {table: dict(rows) for table, rows in live.items() if table not in _SUMMED}
-    kept["charges"] = {id: row for id, row in kept.get("charges", {}).items() if id not in paid}
+    kept["charges"] = held
     kept["accounts"] = {key: [posted, False, 0] for key, posted in accounts.items() if posted}
     kept["spending"] = {row.key: row.value for row in spending.take_rows()}
     return kept
+
+
+def _over(entry: Entry, row: Sequence[Any]) -> bool:
+    """Whether this row of the ledger ends a charge; an estimate may still be corrected."""
+    return entry.state != "estimated" or len(row) == _HELD_FIELDS
 
 
 def charges(store: OfflineStore, made: Store) -> Iterator[Entry]:
