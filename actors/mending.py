@@ -33,13 +33,16 @@ _ROWS_AT_ONCE = 20_000
 
 
 class Diagnosis(NamedTuple):
-    """What is wrong. anew: the database must be written anew, because of these problems.
+    """What is wrong.
 
+    anew: the database must be written anew, because of these problems; months: so must the files
+    of these.
     accept: findings that nobody has accepted yet. lost: the first and last number of rows that
     were written behind the last one there is. noted: what a host has noted about damage.
     """
 
     anew: list[str]
+    months: list[str]
     accept: list[Finding]
     lost: tuple[int, int] | None
     noted: str | None
@@ -47,7 +50,7 @@ class Diagnosis(NamedTuple):
     @property
     def sound(self) -> bool:
         """Whether there is nothing to mend."""
-        return not (self.anew or self.accept or self.lost or self.noted)
+        return not (self.anew or self.months or self.accept or self.lost or self.noted)
 
 
 def diagnosed(store: OfflineStore) -> Diagnosis:
@@ -64,7 +67,9 @@ def diagnosed(store: OfflineStore) -> Diagnosis:
         if each.accepted is None and not (lost and each.first >= lost[0])
     ]
     noted = store.live.get("meta", {}).get("damage")
-    return Diagnosis(list(store.problems), _merged(accept), lost, noted)
+    anew = [*store.problems, *(str(one.problem) for one in audit.bad if not one.place[0])]
+    months = {one.place[0] for one in audit.bad if one.place[0]}
+    return Diagnosis(anew, sorted(months), _merged(accept), lost, noted)
 
 
 def mend(path: Path, found: Diagnosis, now: int, by: str, reason: str) -> list[Path]:
@@ -77,7 +82,7 @@ def mend(path: Path, found: Diagnosis, now: int, by: str, reason: str) -> list[P
     try:
         copies = _copied(path, now)
         for month in list(store.archive.months):
-            if month.problem or any(_overlap(month, each) for each in found.accept):
+            if month.file.month in found.months:
                 copies.append(_month_anew(month, now))
         store.archive.look_again()
         last = _last(store)
@@ -186,11 +191,6 @@ def _copied(path: Path, now: int) -> list[Path]:
             shutil.copy2(file, copy)
             copies.append(copy)
     return copies
-
-
-def _overlap(month: Month, each: Finding) -> bool:
-    span = month.span
-    return span is not None and int(span.first) <= each.last and each.first <= int(span.last)
 
 
 def _month_anew(month: Month, now: int) -> Path:

@@ -97,6 +97,15 @@ async def test_rows_that_are_gone_are_signed_off(world: World) -> None:
     assert [each.first for each in again.accept] == [21]
 
 
+async def test_a_batch_that_cannot_be_read_leaves_the_others(world: World) -> None:
+    """Its rows are gone, and said to be; all others can be had again."""
+    world.change(40, lambda blob: b"\xc1" + blob[1:])
+    found, rows = _mended(world)
+    assert found.anew
+    assert [each[:2] for each in found.accept] == [(31, 40)]
+    assert [row.sequence for row in rows] == [*range(1, 31), *range(41, 82)]
+
+
 async def test_a_lost_end_is_cut_at_the_last_row_there_is(world: World) -> None:
     """A database older than the head beside it: the numbers are used again, and that is said."""
     _statement(world.path, "DELETE FROM ledger_batches WHERE last > ?", _key(60))
