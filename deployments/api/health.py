@@ -51,6 +51,7 @@ async def health(services: Services, scope: Scope, receive: Receive, send: Send)
     picture = await picture_of(services)
     if role != "admin":
         picture.pop("costs", None)
+        picture.pop("ledger", None)
     await send_json(send, picture)
 
 
@@ -83,7 +84,12 @@ async def picture_of(services: Services) -> dict[str, Any]:
         "circuit_breaker": _breaker(targets),
         "rate_limiter": limiter,
         "cache": _cache(cache or {}),
-        "costs": {key: value for key, value in (costs or {}).items() if "nanos" not in key},
+        "costs": {
+            key: value
+            for key, value in (costs or {}).items()
+            if "nanos" not in key and key != "ledger_damage"
+        },
+        "ledger": {"damage": (costs or {}).get("ledger_damage")},
         "singletons": {
             host.name: {
                 "epoch": host.incarnation[0],
@@ -123,7 +129,7 @@ def _status(picture: dict[str, Any], services: Services) -> str:
     singletons = picture["singletons"].values()
     ailing = any(not one["reachable"] or one["storage"] == "full" for one in singletons)
     breaker_open = picture["circuit_breaker"]["state"] in ("open", "forced_open")
-    damaged = picture["costs"].get("ledger_damage") is not None
+    damaged = picture["ledger"]["damage"] is not None
     if ailing or breaker_open or damaged or services.policy_problem is not None:
         return "degraded"
     if picture["costs"].get("budget_used_percentage", 0.0) > 90.0:
