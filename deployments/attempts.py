@@ -10,20 +10,22 @@ from actors.breaker_messages import IGNORED, Barred, Permit
 from actors.charges import Usage
 from actors.errors import (
     InvalidRequest,
+    Overloaded,
     ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
     RaygateError,
 )
 from deployments.admission import Admission, admit, give_back
+from deployments.places import must_have_room, take_place
 from deployments.policy import Target
 from deployments.prompting import count_input
-from deployments.providers.base import Answer, Call, ProviderFailure, outcome_of, retry_after_s
+from deployments.providers.base import Call, ProviderFailure, outcome_of, retry_after_s
 from deployments.providers.sse import StreamTail
 from deployments.request import Reply, Request
 from deployments.retries import backoff_s
 from deployments.services import Services
-from deployments.settlement import Settlement, usage_of
+from deployments.settlement import Settlement, estimated_usage, usage_of
 from deployments.stream import LiveStream
 
 Keep = Callable[[bytes | None, Usage, str], None]
@@ -55,7 +57,6 @@ async def call_targets(
     Raises what the last attempt failed of, or what step 6 refused with.
     """
     assert services.policy is not None
-    await count_input(request)
     retries = services.policy.policy.retries
     loop = asyncio.get_running_loop()
     error: RaygateError | None = None
@@ -74,6 +75,9 @@ async def call_targets(
             try:
                 await _attempt(services, request, target, reply, keep)
                 return
+            except Overloaded as full:
+                error = full
+                break
             except _Failed as failed:
                 error, after_s = failed.error, failed.after_s
                 if not failed.retryable or request.gone:
@@ -89,20 +93,26 @@ async def _attempt(
 ) -> None:
     trace = request.trace
     began = trace.elapsed_ns()
+    must_have_room(services, request, target)
+    await count_input(request)
     body = _body(request, target)
     admission = await admit(services, request, target, again=reply.attempts > 0)
     began = trace.step("admission", began)
     reply.limits += admission.limits
     charge_id = admission.charge_id
+    place = None
     try:
+        place = take_place(services, request, target)
         services.calls.started(charge_id, admission.facts, admission.worst_nanos, admission.held)
         permit = await _pass_breaker(services, request, target, admission)
     except BaseException:
+        if place is not None:
+            place.leave()
         services.calls.never_was(charge_id)
         give_back(services, admission)
         raise
-    settlement = Settlement(services, request, target, admission, permit)
-    call = _call(request, target, admission, permit, body)
+    settlement = Settlement(services, request, target, admission, permit, place)
+    call = _call(request, target, admission, permit.probe, body)
     reply.attempts += 1
     reply.target = target.name
     request.calling = True
@@ -162,15 +172,13 @@ def _body(request: Request, target: Target) -> bytes:
         raise InvalidRequest(f"The request can't be passed on: {error}.") from None
 
 
-def _call(
-    request: Request, target: Target, admission: Admission, permit: Permit, body: bytes
-) -> Call:
+def _call(request: Request, target: Target, admission: Admission, probe: bool, body: bytes) -> Call:
     headers = {
         "x-raygate-charge-id": admission.charge_id,
         "x-raygate-admitted-ns": str(admission.stamp_ns or request.trace.facts.get("stamp_ns", 0)),
         "x-request-id": request.id,
     }
-    if permit.probe:
+    if probe:
         headers["x-raygate-probe"] = "1"
     return Call("/chat/completions", body, headers, target.timeout_s)
 
@@ -201,7 +209,7 @@ async def _plain(
         settlement.lost("reset")
         message = f"provider {target.provider} answered with something else than a completion"
         raise _failed(ProviderFailure("reset", message))
-    usage = settlement.succeeded(told, _estimate(request, answer), answer.first_byte_ns)
+    usage = settlement.succeeded(told, estimated_usage(request, answer), answer.first_byte_ns)
     reply.body, reply.kind, reply.usage = answer.body, "json", usage
     keep(answer.body, usage, "json")
 
@@ -254,7 +262,9 @@ async def _stream(
         await live.drain(services.args.drain_s)
 
 
-def _failed(failure: ProviderFailure) -> _Failed:
+def _failed(failure: ProviderFailure) -> _Failed | Overloaded:
+    if failure.kind == "full":
+        return Overloaded(f"This replica has too much under way: {failure.message}.")
     kind = ProviderTimeout if failure.kind == "timeout" else ProviderError
     charged = failure.kind != "connect"
     error = kind(f"The provider failed: {failure.message}.", should_retry=not charged)
@@ -288,9 +298,3 @@ def _quote(body: bytes) -> str:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         message = body.decode("utf-8", "replace")
     return str(message)[:500] or "no reason given"
-
-
-def _estimate(request: Request, answer: Answer) -> Usage:
-    """For a provider that tells no usage: about four bytes a token, at most what was allowed."""
-    output = min(-(-len(answer.body) // 4), request.max_output_tokens)
-    return Usage(input=request.input_tokens, output=output)
