@@ -94,6 +94,6 @@ class Trial:
         if share > 0.9:
             return "unknown"
         if_queue = (1.0 + before.longer) * share - 1.0
-        if during.longer > max((if_queue + before.longer) / 2, 0.5):
+        if during.longer > max((if_queue + before.longer) / 2, 0.75):
             return "slow"
         return "queue"

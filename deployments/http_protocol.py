@@ -89,10 +89,10 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        heads = self._heads
+        in_head, heads = self._in_head, self._heads
         super().data_received(data)
         if (
-            self._in_head
+            in_head
             and heads == self._heads
             and not self._pace.more_head(len(data), self.loop.time())
         ):

@@ -41,7 +41,8 @@ class Gate:
 
     __slots__ = (
         "_ahead_s", "_dice", "_done", "_floor", "_last", "_mean_s", "_refused", "_refused_at",
-        "_second", "_sums", "_trial", "_trial_at", "_usual", "_widest", "in_flight", "limit",
+        "_second", "_sums", "_trial", "_trial_at", "_unit_s", "_usual", "_widest", "in_flight",
+        "limit",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +57,8 @@ class Gate:
         self._sums = Sums(-inf)
         self._last = Window(0.0, 0.0)
         self._mean_s = 0.0
-        # 0 once it was seen that less given means less waiting: until then by half at most.
+        self._unit_s = 1.0
+        # 0 once it was seen that less given means less waiting: until then at most half is cut.
         self._floor = 0.0
         self._refused_at = -inf
         self._trial: Trial | None = None
@@ -134,11 +136,16 @@ class Gate:
                 self._plan(now)
         elif longer > GAIN - 1.0:
             self._hold(self._last)
-        elif pressed and longer < 0.8 * (GAIN - 1.0):
+        elif pressed and longer < 0.6 * (GAIN - 1.0):
             # The smaller a gate, the larger its step: so replicas come to equal shares.
             self.limit = min(self.limit + max(math.sqrt(self.limit), 1.0), self._widest)
         elif now - self._refused_at > _FORGET_S:
-            self.limit, self._trial_at = self._widest, inf
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._usual.forget()
+        self.limit = self._widest
+        self._unit_s, self._trial_at = 1.0, inf
 
     def _hold(self, window: Window) -> None:
         allowed = max(window.works_on * GAIN, self._floor, _LEAST)
@@ -146,10 +153,16 @@ class Gate:
 
     def _plan(self, now: float) -> None:
         """When to try with less: at the same moments in all replicas, as far as clocks agree."""
-        unit_s = _unit_s(self._mean_s)
-        period_s = 2.0 * unit_s if self._floor else max(16.0 * unit_s, 8.0)
+        unit_s = self._unit()
+        period_s = (2.0 if self._floor else 16.0) * unit_s
         shared = now + self._ahead_s
         self._trial_at = (shared // period_s + 1.0) * period_s - self._ahead_s
+
+    def _unit(self) -> float:
+        """A time in which a call ends; coarse, and it only rises, so that replicas agree on it."""
+        while self._unit_s < self._mean_s:
+            self._unit_s *= 4.0
+        return self._unit_s
 
     def _try_less(self, now: float) -> None:
         if now - self._refused_at > max(2.0, 2.0 * self._mean_s):
@@ -157,7 +170,7 @@ class Gate:
             self._plan(now)
             return
         self._trial_at = inf
-        self._trial = Trial(now, _unit_s(self._mean_s), self._last, self.limit)
+        self._trial = Trial(now, self._unit(), self._last, self.limit)
         # What it works on, where that is known: nothing is lost by it then.
         works_on = self._last.works_on if self._floor == 0 else 0.0
         self.limit = max(works_on, min(self.limit, self.in_flight) / 2, _LEAST)
@@ -167,10 +180,12 @@ class Gate:
         assert trial is not None
         self.limit, self._sums = trial.limit, Sums(now)
         verdict = trial.verdict()
-        if verdict == "slow":
-            self._usual.forget()
-            self.limit = self._widest
+        if verdict == "slow" and self._floor:
+            self._reopen()
             return
+        if verdict == "slow":
+            # Where a queue was seen before, one trial does not prove that there is none now.
+            self._usual.raise_all()
         if verdict == "queue":
             self._floor = 0.0
             during = trial.sums.window()
@@ -185,8 +200,3 @@ class Gate:
             self._refused = [self._refused[1] if follows else 0, 0]
             self._done = [self._done[1] if follows else 0, 0]
             self._second = second
-
-
-def _unit_s(mean_s: float) -> float:
-    """The next power of two: replicas whose calls take about as long agree on it."""
-    return 2.0 ** math.ceil(math.log2(max(mean_s, 1 / 16)))
