@@ -16,7 +16,8 @@ TICK_S = 0.05
 # not be high is told so when it is.
 _SHARE = (1.0, 0.9, 0.8)
 _LAG_TIMES = (2.0, 1.0, 0.4)
-# One slow step of the loop is none, nor are two.
+# One slow step of the loop is no lag, however slow it is.
+_FOR_S = 0.25
 _TICKS = 5
 _AFTER_S = 2.0
 
@@ -29,9 +30,12 @@ class Front:
         of normal priority are refused: some, and all at twice as much. Low ones from 40 % of
         it on, high ones from twice as much.
     body_bytes: of all bodies that have been read or are being read.
+    late_s: by how much the loop has been late all that time.
     """
 
-    __slots__ = ("_body_bytes", "_dice", "_due", "_lag_s", "_lags", "_most", "bytes", "requests")
+    __slots__ = (
+        "_body_bytes", "_dice", "_due", "_lag_s", "_lags", "_most", "bytes", "late_s", "requests",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -46,13 +50,9 @@ class Front:
         self._dice = dice
         self._due: float | None = None
         self._lags: deque[float] = deque([0.0] * _TICKS, maxlen=_TICKS)
+        self.late_s = 0.0
         self.requests = 0
         self.bytes = 0
-
-    @property
-    def late_s(self) -> float:
-        """By how much the loop has been late all the time of late."""
-        return min(self._lags)
 
     @property
     def calm(self) -> bool:
@@ -64,15 +64,24 @@ class Front:
     def tick(self, now: float) -> None:
         """Time for this has come, `TICK_S` after the last one or later. now: seconds."""
         if self._due is not None:
-            self._lags.append(max(now - self._due, 0.0))
+            self._lags.appendleft(max(now - self._due, 0.0))
+            self.late_s = self._late_s()
         self._due = now + TICK_S
+
+    def _late_s(self) -> float:
+        covered_s, least_s = 0.0, self._lags[0]
+        for number, lag_s in enumerate(self._lags):
+            least_s = min(least_s, lag_s)
+            covered_s += TICK_S + lag_s
+            if number > 0 and covered_s >= _FOR_S:
+                break
+        return least_s
 
     def refuses(self, priority: int) -> float | None:
         """None where a request may come in; else seconds after which to come back."""
         allowed_s = self._lag_s * _LAG_TIMES[priority]
-        late_s = self.late_s
         crowded = self.requests >= self._most * _SHARE[priority]
-        if not crowded and self._dice() >= (late_s - allowed_s) / allowed_s:
+        if not crowded and self._dice() >= (self.late_s - allowed_s) / allowed_s:
             return None
         return _AFTER_S * (0.5 + self._dice())
 

@@ -1,12 +1,15 @@
 """More than there is room for: who is refused, how, and what it costs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from deployments.overload import TICK_S, Front
+from deployments.target_gate import Gate
 from tests.stack import Stack, running
 
 pytestmark = pytest.mark.anyio
@@ -55,14 +58,15 @@ async def test_a_late_loop_refuses_low_priority_first(
 
 
 async def test_one_slow_step_of_the_loop_is_no_lag() -> None:
-    """Only what stays late for a quarter of a second counts, and it is over with one good tick."""
+    """Two steps that take long, or a quarter of a second of shorter ones; one good tick ends it."""
     front = Front(100, 0.25, 1_000, lambda: 0.0)
     now = 0.0
-    for late_s in (0.0, 2.0, 0.0, 3.0, 1.0, 1.0, 1.0):
+    for late_s in (0.0, 2.0, 0.0, 3.0, 0.0, 0.01, 0.02, 2.0):
         now += TICK_S + late_s
         front.tick(now)
         assert front.calm
     front.tick(now + TICK_S + 1.0)
+    assert front.late_s == pytest.approx(1.0)
     assert not front.calm
     front.tick(now + 1.0 + 2 * TICK_S)
     assert front.calm
@@ -76,56 +80,63 @@ async def small(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         yield stack
 
 
-async def busy(stack: Stack, calls: int) -> list[asyncio.Task[Any]]:
-    """So many calls that are under way, each for some seconds."""
-    gate = stack.services.gate(stack.services.policy.routes["gpt-4o-mini"].targets[0])  # type: ignore[union-attr]
-    before = gate.in_flight
-    tasks = [
-        asyncio.create_task(stack.chat(f"busy {number}", x_raygate_cache="no-cache, no-store"))
-        for number in range(calls)
-    ]
-    async with asyncio.timeout(5):
-        while gate.in_flight < before + calls:  # noqa: ASYNC110 - a gate has no event for it
-            await asyncio.sleep(0.01)
-    return tasks
+def gate_of(stack: Stack) -> Gate:
+    """The gate of the first target."""
+    assert stack.services.policy is not None
+    return stack.services.gate(stack.services.policy.routes["gpt-4o-mini"].targets[0])
 
 
+@contextmanager
+def busy(stack: Stack, calls: int) -> Iterator[None]:
+    """So many calls are under way at the first target."""
+    gate = gate_of(stack)
+    for _ in range(calls):
+        gate.enter()
+    try:
+        yield
+    finally:
+        for _ in range(calls):
+            gate.leave(time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("calls", "answered"),
+    [(14, {"low", "normal", "high"}), (15, {"normal", "high"}), (18, {"high"}), (20, set())],
+)
 async def test_where_a_target_is_full_low_priority_goes_first_and_nothing_is_kept(
-    small: Stack,
+    small: Stack, calls: int, answered: set[str]
 ) -> None:
     """503 with an honest Retry-After; no limit, no slot, no breaker, no place is touched by it."""
     await small.policy(limits=LIMITS)
-    await small.knobs(ttft_s=1.5)
-    high = await small.key(name="may be high", role="user", may_be_high=True)
-    calls = await busy(small, 15)
-    before = await small.services.limiter.ask("status")
-    status, body, headers = await small.chat("low", x_raygate_priority="low")
-    assert (status, body["error"]["code"]) == (503, "overloaded")
-    assert body["error"]["type"] == "overloaded_error"
-    assert 1 <= int(headers["retry-after"]) <= 38
-    assert headers["x-raygate-attempts"] == "0"
-    calls += await busy(small, 3)
-    assert (await small.chat("normal"))[0] == 503
-    calls += [
-        asyncio.create_task(small.chat(f"high {n}", key=high, x_raygate_priority="high"))
-        for n in range(2)
-    ]
-    await asyncio.sleep(0.1)
-    assert (await small.chat("high", key=high, x_raygate_priority="high"))[0] == 503
-    ended = await asyncio.gather(*calls)
-    assert [status for status, _, _ in ended] == [200] * 20
+    key = await small.key(name="may be high", role="user", may_be_high=True)
     await small.settled()
-    after = await small.services.limiter.ask("status")
-    left = [
-        {one["name"]: one["remaining"] for one in told["limits"] if one["subject"] == ""}
-        for told in (before, after)
-    ]
-    assert left[1]["all-slots"] == 1_000
-    assert 1_000 - left[1]["all-requests"] == 20
-    assert (await small.services.breaker.ask("status"))["targets"].get(
-        "simulated/gpt-4o-mini", {"failure_count": 0}
-    )["failure_count"] == 0
-    assert not small.services._gates["simulated/gpt-4o-mini"].in_flight
+    before = {one["name"]: one["remaining"] for one in await limits_of(small)}
+    with busy(small, calls):
+        replies = {
+            word: await small.chat(f"{word} {calls}", key=key, x_raygate_priority=word)
+            for word in ("low", "normal", "high")
+        }
+    for word, (status, body, headers) in replies.items():
+        if word in answered:
+            assert status == 200, (word, body)
+            continue
+        assert (status, body["error"]["code"]) == (503, "overloaded")
+        assert body["error"]["type"] == "overloaded_error"
+        assert 1 <= int(headers["retry-after"]) <= 38
+        assert headers["x-raygate-attempts"] == "0"
+    await small.settled()
+    after = {one["name"]: one["remaining"] for one in await limits_of(small)}
+    assert before["all-requests"] - after["all-requests"] == len(answered)
+    assert after["all-slots"] == 1_000
+    breakers = (await small.services.breaker.ask("status"))["targets"]
+    assert all(one["failure_count"] == 0 for one in breakers.values())
+    assert gate_of(small).in_flight == 0
+
+
+async def limits_of(stack: Stack) -> list[dict[str, Any]]:
+    """The limits of everybody together."""
+    told = await stack.services.limiter.ask("status")
+    return [one for one in told["limits"] if one["subject"] == ""]
 
 
 async def test_the_next_target_takes_what_the_first_has_no_room_for(small: Stack) -> None:
@@ -136,32 +147,51 @@ async def test_the_next_target_takes_what_the_first_has_no_room_for(small: Stack
             "either": {"targets": ["simulated/gpt-4o-mini", "simulated/gpt-4o"]},
         }
     )
-    await small.knobs(ttft_s=1.0)
-    calls = await busy(small, 18)
-    status, _, headers = await small.chat("overflows", model="either")
+    with busy(small, 18):
+        status, _, headers = await small.chat("overflows", model="either")
     assert (status, headers["x-raygate-target"]) == (200, "simulated/gpt-4o")
-    await asyncio.gather(*calls)
 
 
 async def test_what_is_cached_is_answered_while_its_target_is_full(small: Stack) -> None:
     """A hit asks nothing of the target."""
     await small.policy()
-    await small.knobs(ttft_s=0.0)
     assert (await small.chat("cached before"))[0] == 200
     await small.settled()
-    await small.knobs(ttft_s=1.0)
-    calls = await busy(small, 18)
-    status, _, headers = await small.chat("cached before", x_raygate_priority="low")
-    assert (status, headers["x-raygate-cache"]) == (200, "HIT")
-    assert (await small.chat("not cached", x_raygate_priority="low"))[0] == 503
-    await asyncio.gather(*calls)
+    with busy(small, 18):
+        status, _, headers = await small.chat("cached before", x_raygate_priority="low")
+        assert (status, headers["x-raygate-cache"]) == (200, "HIT")
+        assert (await small.chat("not cached", x_raygate_priority="low"))[0] == 503
+
+
+async def test_a_prompt_is_told_of_overload_as_it_is(small: Stack) -> None:
+    """`overloaded` is no reason for a fallback text, by the outside contract."""
+    await small.policy()
+    with busy(small, 20):
+        status, body, _ = await small.execute("too many")
+    assert (status, body["error"]["code"]) == (503, "overloaded")
+
+
+async def test_those_who_wait_for_a_limit_take_no_place(small: Stack) -> None:
+    """Ten requests stand in line for a slot while one call is under way: one place is taken."""
+    await small.policy(limits=[{"name": "one-slot", "unit": "concurrent", "burst": 1}])
+    await small.knobs(ttft_s=0.5)
+    calls = [
+        asyncio.create_task(small.chat(f"in line {n}", x_raygate_max_wait="0.2")) for n in range(10)
+    ]
+    seen = 0
+    while not all(call.done() for call in calls):
+        seen = max(seen, gate_of(small).in_flight)
+        await asyncio.sleep(0.01)
+    assert seen == 1
+    assert {call.result()[0] for call in calls} == {200, 429}
+    await small.knobs(ttft_s=0.0)
 
 
 async def test_a_stream_has_its_place_until_its_end(small: Stack) -> None:
     """Also when its client leaves: then until it is read to its end."""
     await small.policy()
     await small.knobs(ttft_s=0.0, tokens_per_s=40, output_tokens=64)
-    gate = small.services.gate(small.services.policy.routes["gpt-4o-mini"].targets[0])  # type: ignore[union-attr]
+    gate = gate_of(small)
     body = {
         "model": "gpt-4o-mini",
         "stream": True,
