@@ -10,6 +10,7 @@ import pytest
 
 from deployments.overload import TICK_S, Front
 from deployments.target_gate import Gate
+from tests.replies import eventually
 from tests.stack import Stack, running
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +170,26 @@ async def test_a_prompt_is_told_of_overload_as_it_is(small: Stack) -> None:
     with busy(small, 20):
         status, body, _ = await small.execute("too many")
     assert (status, body["error"]["code"]) == (503, "overloaded")
+
+
+async def test_no_free_connection_is_overload_and_no_failure(
+    small: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ten are in use: who finds none free in time gets 503, and the breaker hears nothing."""
+    await small.policy()
+    await small.knobs(ttft_s=3.0)
+    provider = small.services.providers["simulated"]
+    monkeypatch.setattr(provider, "_connect_timeout_s", 0.2)
+    calls = [asyncio.create_task(small.chat(f"has a connection {n}")) for n in range(10)]
+    await eventually(lambda: asyncio.sleep(0, gate_of(small).in_flight == 10))
+    status, body, headers = await small.chat("has none")
+    assert (status, body["error"]["code"]) == (503, "overloaded")
+    assert "retry-after" in headers
+    assert [status for status, _, _ in await asyncio.gather(*calls)] == [200] * 10
+    await small.knobs(ttft_s=0.0)
+    await small.settled()
+    breakers = (await small.services.breaker.ask("status"))["targets"]
+    assert all(one["failure_count"] == 0 for one in breakers.values())
 
 
 async def test_those_who_wait_for_a_limit_take_no_place(small: Stack) -> None:

@@ -346,17 +346,17 @@ async def test_a_stream_that_never_ends_ends_with_its_request_s_time(hasty: Stac
 
 
 async def test_thousands_of_idle_connections_change_nothing(hasty: Stack) -> None:
-    """A server with 2,000 of them answers at once, and they cost a few kilobytes each."""
+    """A server with 5,000 of them answers at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < 5_000 <= hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (5_000, hard))
+    if soft < 12_000 <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12_000, hard))
 
     class Patient(Protocol):
         bounds = Bounds()
 
     port = free_port()
     async with serving(hello, port, Patient), asyncio.timeout(30):
-        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2_000)]
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5_000)]
         began = asyncio.get_running_loop().time()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
