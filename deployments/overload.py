@@ -18,6 +18,8 @@ _SHARE = (1.0, 0.9, 0.8)
 _LAG_TIMES = (2.0, 1.0, 0.4)
 # One slow step of the loop is no lag, however slow it is.
 _FOR_S = 0.25
+# With fewer requests it is late for other reasons, and to refuse them would not help.
+_CROWD = 100
 _TICKS = 5
 _AFTER_S = 2.0
 
@@ -28,7 +30,7 @@ class Front:
     most: requests at once; low priority may use 80 % of them, normal 90 %.
     lag_s: how late the event loop may be, for a quarter of a second on end, before requests
         of normal priority are refused: some, and all at twice as much. Low ones from 40 % of
-        it on, high ones from twice as much.
+        it on, high ones from twice as much. With fewer than a hundred requests, none.
     body_bytes: of all bodies that have been read or are being read.
     late_s: by how much the loop has been late all that time.
     """
@@ -57,9 +59,10 @@ class Front:
     @property
     def calm(self) -> bool:
         """Whether there is room for everybody, whatever their priority."""
-        return (
-            self.requests < self._most * _SHARE[-1] and self.late_s <= self._lag_s * _LAG_TIMES[-1]
-        )
+        requests = self.requests
+        if requests >= self._most * _SHARE[-1]:
+            return False
+        return requests < _CROWD or self.late_s <= self._lag_s * _LAG_TIMES[-1]
 
     def tick(self, now: float) -> None:
         """Time for this has come, `TICK_S` after the last one or later. now: seconds."""
@@ -80,8 +83,8 @@ class Front:
     def refuses(self, priority: int) -> float | None:
         """None where a request may come in; else seconds after which to come back."""
         allowed_s = self._lag_s * _LAG_TIMES[priority]
-        crowded = self.requests >= self._most * _SHARE[priority]
-        if not crowded and self._dice() >= (self.late_s - allowed_s) / allowed_s:
+        share = (self.late_s - allowed_s) / allowed_s if self.requests >= _CROWD else 0.0
+        if self.requests < self._most * _SHARE[priority] and self._dice() >= share:
             return None
         return _AFTER_S * (0.5 + self._dice())
 

@@ -51,16 +51,20 @@ async def test_a_late_loop_refuses_low_priority_first(
     late_s: float, refused: tuple[int, ...]
 ) -> None:
     """Half of those of a priority at one and a half times the lag that it may meet."""
-    front = Front(100, 0.25, 1_000, lambda: 0.49)
+    front = Front(1_000, 0.25, 1_000, lambda: 0.49)
+    front.requests = 100
     for number in range(1, 10):
         front.tick(number * (TICK_S + late_s))
     assert tuple(rank for rank in (HIGH, NORMAL, LOW) if front.refuses(rank)) == refused
     assert front.late_s == pytest.approx(late_s)
+    front.requests = 99
+    assert front.calm
 
 
 async def test_one_slow_step_of_the_loop_is_no_lag() -> None:
     """Two steps that take long, or a quarter of a second of shorter ones; one good tick ends it."""
-    front = Front(100, 0.25, 1_000, lambda: 0.0)
+    front = Front(1_000, 0.25, 1_000, lambda: 0.0)
+    front.requests = 100
     now = 0.0
     for late_s in (0.0, 2.0, 0.0, 3.0, 0.0, 0.01, 0.02, 2.0):
         now += TICK_S + late_s
