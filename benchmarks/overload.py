@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages, show the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, prog="scripts/bench --overload")
     parser.add_argument("--slots", type=int, default=32, help="calls that the provider works on")
-    parser.add_argument("--works", type=float, default=0.2, help="seconds that one takes")
+    parser.add_argument("--works", type=float, default=0.5, help="seconds that one takes")
     parser.add_argument("--seconds", type=float, default=40.0, help="of each stage")
-    parser.add_argument("--times", type=float, nargs="+", default=[0.5, 1.0, 2.0, 5.0, 1.0])
+    parser.add_argument("--times", type=float, nargs="+", default=[1.0, 2.0, 5.0, 1.0])
     parser.add_argument("--replicas", type=int, default=2)
     args = parser.parse_args(arguments)
     capacity = args.slots / args.works
