@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from actors.errors import NotFound, RaygateError, SingletonUnavailable
+from actors.errors import NotFound, Overloaded, RaygateError, SingletonUnavailable
 from deployments.api import admin, budgets, chat, health, openapi, operators, prompts
-from deployments.api.auth import authenticate, must_be_admin
+from deployments.api.auth import PRIORITIES, authenticate, must_be_admin
 from deployments.api.http import (
     ClientGone,
     Receive,
@@ -21,6 +21,7 @@ from deployments.api.http import (
     send_json,
 )
 from deployments.services import Services
+from deployments.uploads import Upload
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[Services, Scope, Receive, Send], Awaitable[None]]
@@ -35,6 +36,7 @@ _ENDPOINTS: dict[tuple[str, str], Endpoint] = {
     ("GET", "/metrics"): health.metrics,
     ("GET", "/openapi.json"): openapi.openapi,
 }
+_ALWAYS = frozenset({"/health", "/health/live", "/health/ready"})
 _EXECUTE = re.compile(r"^/v1/prompts/([^/]+)/execute$")
 _ADMIN = "/admin/v1/"
 _ADMIN_S = 20.0
@@ -79,6 +81,7 @@ _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
 
 def create_app(services: Services) -> App:
     """The gateway, over the given services (which the caller starts and closes)."""
+    front, args = services.front, services.args
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -86,14 +89,39 @@ def create_app(services: Services) -> App:
             return
         if scope["type"] != "http":
             return
+        # How this replica is can be asked however many wait: the answer is at hand.
+        guarded = _path(scope) not in _ALWAYS
+        if guarded and not front.calm and await _shed(services, scope, send):
+            return
+        upload = Upload(receive, front, args.body_timeout_s, args.body_bytes_per_s)
+        front.requests += guarded
         try:
-            await _route(services, scope, receive, send)
+            await _route(services, scope, upload, send)
         except ClientGone:
             return
         except Exception as error:
             await _broke(send, error)
+        finally:
+            front.requests -= guarded
+            upload.close()
 
     return app
+
+
+async def _shed(services: Services, scope: Scope, send: Send) -> bool:
+    """Refuse a request of the least priority for which there is no room; whether it was."""
+    word = headers_of(scope).get(b"x-raygate-priority", b"normal").decode("latin-1").lower()
+    administers = _path(scope).startswith(_ADMIN)
+    priority = PRIORITIES["high"] if administers else PRIORITIES.get(word, PRIORITIES["normal"])
+    after_s = services.front.refuses(priority)
+    if after_s is None:
+        return False
+    services.metrics.count("raygate_shed_total", "replica", str(priority))
+    text = f"This replica has as much in hand as it can do. Try again in {after_s:.3g} s."
+    await send_error(
+        send, Overloaded(text, retry_after_s=after_s), [(b"x-request-id", services.mint().encode())]
+    )
+    return True
 
 
 async def _broke(send: Send, error: Exception) -> None:
