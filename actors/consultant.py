@@ -44,9 +44,7 @@ log = logging.getLogger(__name__)
 class Consultant(Viewer):
     """Asks one singleton.
 
-    name: for messages.
-    transport: how to reach it.
-    life: of this process; needed by who holds anything there.
+    name: for messages. transport: how to reach it. life: of this process; needed by who holds anything there.
     linger_s: how long what is told may wait for company.
 
     reachable: whether it answered last time; trouble: why not, when it did not.
@@ -55,8 +53,6 @@ class Consultant(Viewer):
     crowd: how many requests this process is working on; the more, the longer a command
         waits for others to share its batch (12 ms at most; alone, not at all).
     put_off: what was told, and can't be written down there at present.
-
-    `start()` on the event loop before use; `close()` delivers what was told and stops.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ from deployments import http_protocol
 from deployments.api.http import Message, Receive, Scope, Send
 from deployments.app import App, create_app
 from deployments.autoscaling import Work
-from deployments.config import GatewayArgs, ProviderArgs
 from deployments.prompts import load_builtin
 from deployments.providers.base import Provider
 from deployments.providers.openai import OpenAIProvider
@@ -31,6 +30,7 @@ from deployments.providers.secret import cluster_secret
 from deployments.providers.simulated_client import SimulatedClient
 from deployments.services import CLOSING_S, Services
 from deployments.slow_clients import Bounds
+from deployments.structure import GatewayArgs, ProviderArgs
 from deployments.tokens import encoding_for
 
 # A batch of the ledger ends with an fsync, and what it is told is on the outbox meanwhile.

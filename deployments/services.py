@@ -17,13 +17,14 @@ from actors.tallies import Interaction
 from actors.wallet import Wallet
 from deployments.autoscaling import Queue
 from deployments.calls import Calls
-from deployments.config import GatewayArgs, parse_policy
+from deployments.config import parse_policy
 from deployments.first_level import FirstLevel
 from deployments.overload import TICK_S, Front
 from deployments.policy import PolicyInForce, Target
 from deployments.prompts import load_fallbacks
 from deployments.providers.base import Provider
 from deployments.retries import RetryBudget
+from deployments.structure import GatewayArgs
 from deployments.target_gate import Gate
 from deployments.telemetry.metrics import Metrics
 from deployments.telemetry.trace import Trace

@@ -24,7 +24,6 @@ from actors.life import Life
 from actors.outbox import Outbox
 from actors.transport import InProcess
 from deployments.app import create_app
-from deployments.config import GatewayArgs, ProviderArgs
 from deployments.http_protocol import Protocol
 from deployments.prompts import load_builtin
 from deployments.providers.simulated_app import create_app as create_simulated
@@ -32,6 +31,7 @@ from deployments.providers.simulated_client import SimulatedClient
 from deployments.providers.simulated_knobs import Knobs
 from deployments.providers.simulated_log import CallLog
 from deployments.services import Services
+from deployments.structure import GatewayArgs, ProviderArgs
 
 PROVIDER_KEY = "sk-sim-for-tests"
 MODELS = ("gpt-4o-mini", "gpt-4o")
