@@ -121,10 +121,10 @@ async def _attempt(
             await _stream(services, request, target, call, settlement, reply, keep)
         else:
             await _plain(services, request, target, call, settlement, reply, keep)
-    except (_Failed, RaygateError):
-        raise
-    except BaseException:
+    except BaseException as error:
         settlement.abandoned()
+        # Where no connection was free there was no call.
+        reply.attempts -= isinstance(error, Overloaded)
         raise
     finally:
         trace.provider_ns += trace.elapsed_ns() - began
