@@ -112,7 +112,9 @@ async def _attempt(
             await _stream(services, request, target, call, settlement, reply, keep)
         else:
             await _plain(services, request, target, call, settlement, reply, keep)
-    except (AttemptFailed, RaygateError):
+    except (AttemptFailed, RaygateError) as error:
+        # Where no connection was free there was no call.
+        reply.attempts -= isinstance(error, Overloaded)
         raise
     except BaseException:
         settlement.abandoned()

@@ -133,7 +133,7 @@ class Settlement:
             self._post_worst()
 
     def abandoned(self, seen: Usage | None = None) -> None:
-        """We broke it off (the client has gone for too long, or a bug of ours)."""
+        """We broke it off (the client has gone for too long, or a bug of ours); else nothing."""
         self._place.leave()
         if not self._open:
             return

@@ -189,6 +189,7 @@ async def test_no_free_connection_is_overload_and_no_failure(
     status, body, headers = await small.chat("has none")
     assert (status, body["error"]["code"]) == (503, "overloaded")
     assert "retry-after" in headers
+    assert headers["x-raygate-attempts"] == "0"
     assert [status for status, _, _ in await asyncio.gather(*calls)] == [200] * 10
     await small.knobs(ttft_s=0.0)
     await small.settled()
