@@ -140,7 +140,7 @@ async def test_a_full_pool_refuses_within_the_connect_timeout(run_script: Script
         with pytest.raises(ProviderFailure) as failure:
             await acme.send(CALL)
         first.cancel()
-    assert failure.value.kind == "connect"
+    assert failure.value.kind == "full"
 
 
 async def test_chunks_are_handed_on_as_they_arrive(run_script: Script) -> None:
