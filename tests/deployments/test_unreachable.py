@@ -65,8 +65,13 @@ async def test_without_the_cache_requests_go_on(stack: Stack) -> None:
         assert (status, headers["x-raygate-cache"]) == (200, "BYPASS")
         assert took_s < 1
     assert await went_on(stack, "response_cache") == before + 2
-    for word in ("MISS", "HIT"):
-        assert (await stack.chat("without a cache"))[2]["x-raygate-cache"] == word
+    word = "BYPASS"
+    async with asyncio.timeout(10):
+        # An old batch may still be on its way when the watch has found it again.
+        while word == "BYPASS":
+            word = (await stack.chat("without a cache"))[2]["x-raygate-cache"]
+    assert word == "MISS"
+    assert (await stack.chat("without a cache"))[2]["x-raygate-cache"] == "HIT"
     await stack.settled()
 
 
