@@ -30,8 +30,7 @@ from actors.wire import unpack_reply
 _MAX_QUEUED = 50_000
 _MAX_BATCH = 2_000
 TELL_LINGER_S = 0.03
-# A call to an actor costs either side about half a millisecond, whatever is in it. Alone, a
-# request should not wait for company; in a crowd, company is what keeps the crowd moving.
+# Alone, a request should not wait for company; in a crowd, company keeps the crowd moving.
 _ASK_LINGER_S = 0.0004
 _MAX_ASK_LINGER_S = 0.012
 _RETRY_S = (0.02, 0.05, 0.1, 0.2)
@@ -47,7 +46,6 @@ class Consultant(Viewer):
     name: for messages. transport: how to reach it. life: of this process; needed by who
         holds anything there.
     linger_s: how long what is told may wait for company.
-
     reachable: whether it answered last time; trouble: why not, when it did not.
     on_recall: called with each recall of something that this process was lent; more than once
         where its arrival was not noticed.
@@ -83,8 +81,13 @@ class Consultant(Viewer):
 
     @property
     def pending(self) -> int:
-        """How many commands wait for their turn at the singleton, or for somebody's answer."""
+        """How many commands wait for their turn there, or for somebody's answer."""
         return len(self._waiting)
+
+    @property
+    def writable(self) -> bool:
+        """Whether nothing of what was told waits for room at the singleton."""
+        return not self._put_off
 
     def start(self) -> None:
         """Begin to send and to watch."""
@@ -94,7 +97,7 @@ class Consultant(Viewer):
         ]
 
     async def close(self, patience_s: float = 5.0) -> None:
-        """Deliver what was told, as far as the host can be reached, and stop."""
+        """Deliver what was told, as far as it can be, and stop."""
         self._departure.within(0.0)
         await self._delivered(give_up := time.monotonic() + patience_s)
         if self._life is not None and self._number > 0:
@@ -113,7 +116,6 @@ class Consultant(Viewer):
 
     async def _delivered(self, give_up: float) -> None:
         while (self._queue or self._in_flight or self._put_off) and time.monotonic() < give_up:  # noqa: ASYNC110
-            # Once in a process's life: not worth an event on the way of every batch.
             await asyncio.sleep(0.005)
 
     def submit(

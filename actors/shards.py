@@ -130,6 +130,11 @@ class Shards:
         return all(one.reachable for one in self.consultants)
 
     @property
+    def writable(self) -> bool:
+        """Whether nothing of what was told waits for room at any of them."""
+        return all(one.writable for one in self.consultants)
+
+    @property
     def trouble(self) -> str:
         """Why those that do not answer do not."""
         return "; ".join(one.trouble for one in self.consultants if not one.reachable)

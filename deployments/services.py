@@ -280,4 +280,4 @@ class Services:
 
 def _takes(one: Consultant) -> bool:
     """Whether what is told there now is likely to be delivered soon."""
-    return one.reachable and one.fresh() and not one.put_off
+    return one.reachable and one.fresh() and one.writable

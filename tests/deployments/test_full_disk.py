@@ -56,7 +56,7 @@ async def test_a_full_disk_refuses_money_and_nothing_else(
                 path = "/admin/v1/costs/summary"
                 assert (await stack.call("GET", path, key=stack.admin))[0] == 200
                 # Traces wait where they are bounded.
-                assert len(stack.services.traces.put_off) <= 1
+                assert len(stack.services.traces._put_off) <= 1
                 disk.empty()
                 async with asyncio.timeout(10):
                     while "full" in (await storage(stack)).values():  # noqa: ASYNC110
