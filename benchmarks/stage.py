@@ -68,7 +68,9 @@ class Stage:
         providers = list(setting.providers)
         if setting.models:
             url = f"http://127.0.0.1:{port}/simulated/v1"
-            providers.append({"name": "simulated", "kind": "simulated", "base_url": url})
+            # On this machine it is short of processors, as all are; that is not what is tested.
+            simulated = {"name": "simulated", "kind": "simulated", "base_url": url}
+            providers.append({**simulated, "find_capacity": False})
         self._gateway = {
             "name": setting.name,
             "storage_path": str(storage),

@@ -55,7 +55,7 @@ class Place:
         a stream are compared with their like.
         """
         now = time.monotonic()
-        if self._here and self._services.front.late_s < _LATE_S:
+        if self._here and self._gate.learns and self._services.front.late_s < _LATE_S:
             first_s = first_byte_ns / 1e9 if streamed else now - self._began
             kind = _STREAM if streamed else output_tokens.bit_length()
             self._gate.answered(kind, self._among, self._began, first_s, now)

@@ -82,6 +82,7 @@ class Services:
         self.front = Front(args.max_requests, args.max_lag_s, args.max_bodies_bytes)
         self._gates: dict[str, Gate] = {}
         self._most_calls = {one.name: 2 * one.max_connections for one in args.providers}
+        self._find_capacity = {one.name for one in args.providers if one.find_capacity}
         self.running = 0
         self.queue = Queue()
         self.health_asked: tuple[float, asyncio.Task[dict[str, Any]]] | None = None
@@ -241,7 +242,8 @@ class Services:
         if gate is None:
             # One at work on each connection, and as many again that wait for it.
             most = self._most_calls.get(target.provider, 2_000)
-            gate = Gate(most, time.time() - time.monotonic())
+            learns = target.provider in self._find_capacity
+            gate = Gate(most, time.time() - time.monotonic(), learns=learns)
             self._gates[target.name] = gate
         return gate
 

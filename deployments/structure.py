@@ -16,6 +16,8 @@ class ProviderArgs(Part):
 
     api_key_env: the environment variable that holds its key.
     prices: whose prices apply, by the provider's name in `genai-prices`.
+    find_capacity: refuse calls where its answers show that it has a queue; off for a provider
+        that is known to have none.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -24,6 +26,7 @@ class ProviderArgs(Part):
     api_key_env: str | None = None
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     prices: str = "openai"
+    find_capacity: bool = True
 
     @model_validator(mode="after")
     def _key_needed(self) -> "ProviderArgs":

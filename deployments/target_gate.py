@@ -32,7 +32,7 @@ _MOST_AFTER_S = 30.0
 class Gate:
     """One target's gate at one replica. Times are seconds on a clock that never goes back.
 
-    most: calls at once, whatever they tell.
+    most: calls at once, whatever they tell. learns: whether they tell anything.
     ahead_s: what is to be added to `now` for a clock that replicas share: they let in less at
         the same moments, or none would see that it helps.
     limit: how many calls of normal priority there may be now; low may use 85 % of it, high
@@ -42,12 +42,17 @@ class Gate:
     __slots__ = (
         "_ahead_s", "_dice", "_done", "_floor", "_last", "_mean_s", "_refused", "_refused_at",
         "_second", "_sums", "_trial", "_trial_at", "_unit_s", "_usual", "_widest", "in_flight",
-        "limit",
+        "learns", "limit",
     )  # fmt: skip
 
     def __init__(
-        self, most: int, ahead_s: float = 0.0, dice: Callable[[], float] = random.random
+        self,
+        most: int,
+        ahead_s: float = 0.0,
+        dice: Callable[[], float] = random.random,
+        learns: bool = True,
     ) -> None:
+        self.learns = learns
         self._widest = most / _RUNG[HIGH]
         self.limit = self._widest
         self.in_flight = 0

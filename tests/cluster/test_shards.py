@@ -15,7 +15,7 @@ from actors.limits import Admitted, Refused, Take
 from actors.ray_transport import RayTransport
 from actors.registry import Home
 from actors.rendezvous import limit_key, shard_of
-from actors.sharded import as_one
+from actors.sharded import as_one, shard_names
 from tests.cluster.conftest import eventually, kill_process, lives
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cluster]
@@ -70,7 +70,7 @@ async def test_a_shard_is_killed_under_load_and_limits_stay_exact(
 ) -> None:
     """I1, I7, I8, I9, I12: of each limit exactly its burst is admitted, and nobody fails."""
     assert len({shard_of(limit_key("each", key), SHARDS) for key in KEYS}) == SHARDS
-    victim = registry.shard_names(LIMITER, SHARDS)[shard_of(limit_key("all", ""), SHARDS)]
+    victim = shard_names(LIMITER, SHARDS)[shard_of(limit_key("all", ""), SHARDS)]
     place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path), {LIMITER: SHARDS})
     ends: Counter[str] = Counter()
     admitted: Counter[str] = Counter()
