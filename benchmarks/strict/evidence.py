@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """A kill -9 at a Unix time, of a "replica" or of a singleton by its name."""
+    """A kill -9 at a Unix time, of a "replica", of "haproxy", or of a singleton by its name."""
 
     at_ns: int
     what: str

@@ -116,7 +116,7 @@ def failures(found: Evidence) -> Findings:
     for one in found.asked:
         if one.end == evidence.ANSWERED or one.end in tenants[one.tenant].refusals:
             continue
-        if one.end == evidence.LEFT and found.cell.trouble == "leaving":
+        if one.end == evidence.LEFT and found.cell.trouble in ("leaving", "chaos"):
             continue
         if _killed_with_its_replica(found, one):
             excused += 1
@@ -131,10 +131,13 @@ def failures(found: Evidence) -> Findings:
 
 
 def _killed_with_its_replica(found: Evidence, one: Asked) -> bool:
-    """Whether a request was in flight on a replica that was killed, or found none at all."""
+    """Whether a request was in flight on a replica that was killed, or found none at all.
+
+    Or on its way through the ingress, when that was.
+    """
     if one.end not in (evidence.CLOSED, evidence.INGRESS):
         return False
-    for at in found.killed("replica"):
+    for at in found.killed("replica", "haproxy"):
         if one.sent_ns - JUST_NS <= at <= one.ended_ns:
             return True
         if found.cell.replicas == 1 and at <= one.sent_ns <= _back(found, at):

@@ -1,0 +1,133 @@
+"""A run of chaos: faults drawn from a seed under load, and what the judge says afterwards."""
+
+import asyncio
+import json
+import random
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.chaos.faults import Faults, Struck
+from benchmarks.on_ray import Gateway, Setting, running
+from benchmarks.provider import provider
+from benchmarks.strict import terms
+from benchmarks.strict.cells import Cell
+from benchmarks.strict.evidence import Evidence, Kill
+from benchmarks.strict.findings import Findings
+from benchmarks.strict.judge import judge
+from benchmarks.strict.measure import Bench
+from deployments.config import parse_policy
+
+PROCESS_BACK_S = 3.0
+NODE_BACK_S = 15.0
+"""At most so long a singleton is away after its process was killed, or its node."""
+LEAK_S = 100.0
+"""A lost node's holds end half a minute after it is known to be lost."""
+_CALM_S = (1.0, 4.0)
+_KEY = "CHAOS_KEY"
+_NODES = 2
+
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """What a run has come to. struck: the faults, in order."""
+
+    seed: int
+    struck: list[Struck] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+    evidence: Evidence | None = None
+
+
+def order(dice: random.Random, faults: Sequence[str]) -> Iterator[str]:
+    """Faults without end: each as often as any other, in an order of chance."""
+    while True:
+        yield from dice.sample(faults, len(faults))
+
+
+def chaos(
+    seed: int,
+    seconds: float | None,
+    only: Sequence[str] = (),
+    replicas: int = 3,
+    clients: int = 32,
+    keep: Path | None = None,
+    tell: Tell = lambda text: None,
+) -> Run:
+    """Make chaos on a head and two nodes, under load, and judge it.
+
+    seconds: after so long no other fault is made; None: after each was made once. only: these
+    faults alone. keep: a folder for what is otherwise removed. tell: told what goes on.
+    """
+    cell = Cell(replicas, clients, "chaos")
+    policy = terms.policy([cell])
+    parse_policy(policy)
+    key = f"sk-{secrets.token_hex(16)}"
+    models = [tenant.name for tenant in terms.TENANTS]
+    run = Run(seed)
+    with ExitStack() as stack:
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rg-chaos-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        tell("starting the providers and three nodes")
+        providers = {
+            name: stack.enter_context(provider(folder / f"{name}.jsonl", models, key))
+            for name in terms.PROVIDERS
+        }
+        args = tuple(
+            {"name": name, "base_url": one.url, "api_key_env": _KEY}
+            for name, one in providers.items()
+        )
+        setting = Setting(replicas, providers=args, nodes=_NODES)
+        gateway = stack.enter_context(running(folder, policy, setting, {_KEY: key}))
+
+        async def trouble(gateway: Gateway, cell: Cell, seed: int, kills: list[Kill]) -> None:
+            dice = random.Random(f"{seed} chaos")
+            faults = Faults(gateway, providers["flaky"], policy, dice, kills)
+            await _trouble(faults, dice, seconds, only, run, tell)
+
+        bench = Bench(gateway, providers, seed, trouble, LEAK_S)
+        run.evidence = asyncio.run(bench.measure(cell, seconds or 0.0))
+        tell("judging")
+        run.findings = judge(run.evidence)
+        run.findings.add(_recovery(run.struck))
+        (folder / "struck.json").write_text(json.dumps([one._asdict() for one in run.struck]))
+    return run
+
+
+async def _trouble(
+    faults: Faults,
+    dice: random.Random,
+    seconds: float | None,
+    only: Sequence[str],
+    run: Run,
+    tell: Tell,
+) -> None:
+    names = [name for name in faults.all if not only or name in only]
+    began = time.monotonic()
+    await faults.until_well()
+    for number, name in enumerate(order(dice, names)):
+        if seconds is None and number == len(names):
+            break
+        if seconds is not None and time.monotonic() - began > seconds:
+            break
+        await asyncio.sleep(dice.uniform(*_CALM_S))
+        tell(f"{number + 1}: {name}")
+        run.struck.append(await faults.strike(name))
+    await asyncio.sleep(_CALM_S[1])
+
+
+def _recovery(struck: list[Struck]) -> Findings:
+    findings = Findings()
+    for fault, most_s in (("singleton killed", PROCESS_BACK_S), ("node killed", NODE_BACK_S)):
+        took_s = [each for one in struck if one.fault == fault for each in one.back_s.values()]
+        late = sum(each > most_s for each in took_s)
+        # Of fewer than a hundred the 99th percentile is the longest.
+        if late > len(took_s) // 100:
+            text = f"{fault}: up to {max(took_s):.1f} s until it was back, of {most_s:g}"
+            findings.breach("I9", late, text)
+    return findings
