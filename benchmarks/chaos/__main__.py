@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench --chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, help="of faults; otherwise each is made once")
     parser.add_argument("--seed", type=int, help="of all that is left to chance; printed")
+    parser.add_argument("--rounds", type=int, default=1, help="without --seconds")
     parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--nodes", type=int, default=3, help="the head and those for singletons")
     parser.add_argument("--clients", type=int, default=32, choices=(32, 256))
     parser.add_argument("--only", nargs="+", metavar="FAULT", default=(), help="only these faults")
     parser.add_argument("--markdown", type=Path, help="write the table there")
@@ -38,7 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     tell(f"seed {seed}")
     run = chaos(
-        seed, args.seconds, args.only, args.replicas, args.clients, keep=args.keep, tell=tell
+        seed,
+        args.seconds,
+        args.only,
+        rounds=args.rounds,
+        replicas=args.replicas,
+        nodes=args.nodes - 1,
+        clients=args.clients,
+        keep=args.keep,
+        tell=tell,
     )
     text = markdown(run)
     print(text)

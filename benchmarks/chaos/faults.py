@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import psutil
 
+from benchmarks.chaos.releases import release
 from benchmarks.chaos.state import find, well
 from benchmarks.on_ray import Gateway
 from benchmarks.provider import Provider
@@ -23,6 +24,7 @@ WHOLE_S = 120.0
 _LOOK_S = 0.25
 _STOPPED_S = (2.0, 8.0)
 _FAILING_S = 6.0
+_HOST = "ray::HostActor"
 _FAILING: tuple[dict[str, Any], ...] = (
     {"outage": True},
     {"error_rate": 0.5, "error_status": 503},
@@ -67,6 +69,8 @@ class Faults:
         self._hosts: Iterator[str] = iter(())
         self._nodes_killed = 0
         self._policies = 0
+        self._release = 8
+        self._newer = False
         self.all: Mapping[str, Callable[[], Awaitable[tuple[str, dict[str, float]]]]] = {
             "replica killed": self._kill_replica,
             "replica stopped": self._stop_replica,
@@ -78,6 +82,7 @@ class Faults:
             "controller killed": self._kill_controller,
             "node killed": self._kill_node,
             "policy changed": self._change_policy,
+            "code changed": self._change_code,
             "provider fails": self._fail_provider,
         }
 
@@ -167,6 +172,42 @@ class Faults:
         changed["budgets"][0] = {"name": "day", "amount_usd": 100_000 + self._policies}
         await asyncio.to_thread(self._gateway.do, "deploy", changed)
         return "day's budget", {}
+
+    async def _change_code(self) -> tuple[str, dict[str, float]]:
+        """A rolling redeploy to a newer release, or back; a host is killed in the middle of it."""
+        before = {one.pid for one in await asyncio.to_thread(find, self._gateway, _HOST)}
+        self._newer = not self._newer
+        path = None
+        if self._newer:
+            self._release += 1
+            path = str(release(self._gateway.storage, self._release))
+        await asyncio.to_thread(self._gateway.do, "release", path)
+        deploying = asyncio.create_task(
+            asyncio.to_thread(self._gateway.do, "deploy", self._policy), name="deploy"
+        )
+        if path is not None:
+            await self._kill_a_new_host(before)
+        await deploying
+        if path is None:
+            await asyncio.to_thread(self._gateway.do, "roll_back")
+        await self.until_well()
+        told = await asyncio.to_thread(self._gateway.do, "describe")
+        codes = {one["code"] for one in told.values()}
+        newest = f"{self._release}.0.0"
+        if len(codes) != 1 or (newest in codes) != self._newer:
+            raise RuntimeError(f"hosts of {sorted(codes)} run; newer ones wanted: {self._newer}")
+        return f"to {codes.pop()}", {}
+
+    async def _kill_a_new_host(self, before: set[int]) -> None:
+        """While old replicas run, too: none of them may bring an old host back."""
+        async with asyncio.timeout(WHOLE_S):
+            while True:
+                hosts = await asyncio.to_thread(find, self._gateway, _HOST)
+                new = [one.pid for one in hosts if one.pid not in before]
+                if len(new) >= len(before) // 2:
+                    break
+                await asyncio.sleep(_LOOK_S)
+        self._kill("host", self._dice.choice(new))
 
     async def _fail_provider(self) -> tuple[str, dict[str, float]]:
         knobs = self._dice.choice(_FAILING)

@@ -29,7 +29,6 @@ LEAK_S = 100.0
 """A lost node's holds end half a minute after it is known to be lost."""
 _CALM_S = (1.0, 4.0)
 _KEY = "CHAOS_KEY"
-_NODES = 2
 
 Tell = Callable[[str], None]
 
@@ -54,15 +53,17 @@ def chaos(
     seed: int,
     seconds: float | None,
     only: Sequence[str] = (),
+    rounds: int = 1,
     replicas: int = 3,
+    nodes: int = 2,
     clients: int = 32,
     keep: Path | None = None,
     tell: Tell = lambda text: None,
 ) -> Run:
-    """Make chaos on a head and two nodes, under load, and judge it.
+    """Make chaos under load, and judge it.
 
-    seconds: after so long no other fault is made; None: after each was made once. only: these
-    faults alone. keep: a folder for what is otherwise removed. tell: told what goes on.
+    seconds: after so long no other fault is made; None: after each was made in each round.
+    only: these faults alone. nodes: for singletons, beside the head. keep: a folder for what is otherwise removed. tell: told what goes on.
     """
     cell = Cell(replicas, clients, "chaos")
     policy = terms.policy([cell])
@@ -73,7 +74,7 @@ def chaos(
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rg-chaos-")))
         folder.mkdir(parents=True, exist_ok=True)
-        tell("starting the providers and three nodes")
+        tell("starting the providers and a gateway")
         providers = {
             name: stack.enter_context(provider(folder / f"{name}.jsonl", models, key))
             for name in terms.PROVIDERS
@@ -82,13 +83,13 @@ def chaos(
             {"name": name, "base_url": one.url, "api_key_env": _KEY}
             for name, one in providers.items()
         )
-        setting = Setting(replicas, providers=args, nodes=_NODES)
+        setting = Setting(replicas, providers=args, nodes=nodes)
         gateway = stack.enter_context(running(folder, policy, setting, {_KEY: key}))
 
         async def trouble(gateway: Gateway, cell: Cell, seed: int, kills: list[Kill]) -> None:
             dice = random.Random(f"{seed} chaos")
             faults = Faults(gateway, providers["flaky"], policy, dice, kills)
-            await _trouble(faults, dice, seconds, only, run, tell)
+            await _trouble(faults, dice, seconds, rounds, only, run, tell)
 
         bench = Bench(gateway, providers, seed, trouble, LEAK_S)
         run.evidence = asyncio.run(bench.measure(cell, seconds or 0.0))
@@ -103,6 +104,7 @@ async def _trouble(
     faults: Faults,
     dice: random.Random,
     seconds: float | None,
+    rounds: int,
     only: Sequence[str],
     run: Run,
     tell: Tell,
@@ -111,7 +113,7 @@ async def _trouble(
     began = time.monotonic()
     await faults.until_well()
     for number, name in enumerate(order(dice, names)):
-        if seconds is None and number == len(names):
+        if seconds is None and number == rounds * len(names):
             break
         if seconds is not None and time.monotonic() - began > seconds:
             break

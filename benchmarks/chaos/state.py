@@ -33,7 +33,7 @@ def well(gateway: Gateway) -> str:
     for host, told in gateway.do("describe").items():
         if not told["reachable"]:
             return f"{host} is not reachable"
-        if host in DURABLE and not told["protection"].startswith("standby"):
+        if gateway.setting.nodes and host in DURABLE and not told["protection"].startswith("standby"):
             return f"{host} has no standby"
     try:
         gateway.do("wanted")
