@@ -47,8 +47,8 @@ class Admissions(Bookkeeping):
         Who is stopped only by what others were lent, or hold, is not refused before they had
         RECALL_NS to return it. Takes that name a limit which the policy does not have are
         passed over. An id that holds gets its admission again (with the limits as they stand
-        now), and one that waits goes on waiting. Raises InvalidRequest, and Overloaded when
-        too many wait.
+        now), and one that waits goes on waiting, for this caller. Raises InvalidRequest, and
+        Overloaded when too many wait.
         """
         if now > self._now:
             self.advance(now)
@@ -56,6 +56,7 @@ class Admissions(Bookkeeping):
         if hold is not None:
             return Admitted(hold.at_ns, self._gates.states(now, hold.asks))
         if ticket := self._room.tickets.get(take_id):
+            self._room.asked_again(ticket, caller)
             return Pending(obstacles.longest(ticket.obstacles(now)))
         if not 0 <= priority <= LOW:
             raise InvalidRequest("Field `priority` must be 0, 1 or 2.", param="priority")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from actors.charges import Facts, Paid, Usage
 from actors.consultant import Consultant
-from actors.errors import RaygateError
+from actors.errors import RaygateError, StorageFull
 from actors.life import Life
 from actors.outbox import Entry, read, seize
 
@@ -83,6 +83,9 @@ async def settle(entries: list[Entry], ledger: Consultant) -> None:
 async def _tell(entry: Entry, ledger: Consultant) -> None:
     try:
         await ledger.ask(*_command(entry))
+    except StorageFull:
+        # It is in the outbox still, which stays until somebody comes again.
+        raise
     except (RaygateError, ValueError, TypeError) as error:
         log.error("a dead process's call can't be settled: %s: %s", entry, error)
 

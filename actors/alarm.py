@@ -3,6 +3,11 @@
 import asyncio
 from collections.abc import Callable
 
+# An event loop's own clock ticks in milliseconds, and who is always due must leave the loop to
+# others.
+_SHORTEST_SLEEP_S = 0.001
+_LONGEST_SLEEP_S = 60.0
+
 
 class Alarm:
     """ring: what is called, on the event loop on which the alarm was set."""
@@ -19,6 +24,12 @@ class Alarm:
             self._timer = None
         if delay_s is not None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._ring)
+
+    def at(self, due_ns: int | None, now_ns: int) -> None:
+        """Ring when a clock that reads `now_ns` reads this, or in a minute; None: not at all."""
+        # A wall clock may be set; a long sleep must not trust it.
+        late = None if due_ns is None else min((due_ns - now_ns) / 1e9, _LONGEST_SLEEP_S)
+        self.set(None if late is None else max(_SHORTEST_SLEEP_S, late))
 
     def left_s(self) -> float | None:
         """Seconds until it rings; None: it will not."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from actors.mechanism import Row, owner_of
+from actors.replies import OutOfStep, aged
 
 TABLE = "_callers"
 
@@ -27,9 +28,10 @@ class Callers:
     def __init__(self) -> None:
         self._last: dict[str, Batch] = {}
         self._buried: list[str] = []
+        self._refused: dict[str, Batch] = {}
 
     def load(self, rows: Iterable[Row]) -> None:
-        """Go on from what the store remembers."""
+        """Go on from what the store remembers, and from the refusals that it could not keep."""
         batches = [
             (row.key, Batch(row.value[0], row.value[1], pickle.loads(row.value[2])))
             for row in rows
@@ -37,21 +39,38 @@ class Callers:
         ]
         self._last = dict(sorted(batches, key=lambda item: item[1].at_ns))
         self._buried = []
+        for caller, batch in self._refused.items():
+            stored = self._last.get(caller)
+            if stored is None or stored.number < batch.number:
+                self._last.pop(caller, None)
+                self._last[caller] = batch
 
-    def last(self, caller: str) -> Batch | None:
-        """The caller's last batch, or None where it is not known."""
-        return self._last.get(caller)
+    def answer(self, caller: str, number: int, now: int) -> list[Any] | OutOfStep | None:
+        """What is to be said to this batch without running it; None: it is the next one."""
+        last = self._last.get(caller)
+        if last is not None and number == last.number:
+            return [aged(reply, now - last.at_ns) for reply in last.replies]
+        before = last.number if last is not None else 0
+        return None if number == before + 1 else OutOfStep(before)
 
-    def remember(self, caller: str, batch: Batch) -> None:
-        """Put this in place of the batch before."""
+    def remember(self, caller: str, batch: Batch, refused: bool = False) -> None:
+        """Put this in place of the batch before.
+
+        refused: nothing of it was stored, so it is remembered for as long as this process
+            lives. To the next one the caller is out of step, and begins anew.
+        """
         self._last.pop(caller, None)
         self._last[caller] = batch
+        self._refused.pop(caller, None)
+        if refused:
+            self._refused[caller] = batch
 
     def forget_owner(self, owner: str) -> None:
         """Forget the callers of one process: whatever they say next is out of step."""
         mine = [caller for caller in self._last if owner_of(caller) == owner]
         for caller in mine:
             del self._last[caller]
+            self._refused.pop(caller, None)
         self._buried += mine
 
     def forget(self, now: int, but: str) -> list[Row]:
@@ -70,6 +89,7 @@ class Callers:
             gone.append(key)
         for key in gone:
             del self._last[key]
+            self._refused.pop(key, None)
         buried, self._buried = self._buried, []
         return [Row(TABLE, key, None) for key in (*gone, *buried) if key != but]
 

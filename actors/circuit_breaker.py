@@ -71,6 +71,7 @@ class CircuitBreaker(Bookkeeping):
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
         {"configure", "permit", "report", "force", "bury", "status"}
     )
+    READS: ClassVar[frozenset[str]] = frozenset({"status"})
 
     def __init__(self, rng: random.Random | None = None) -> None:
         super().__init__()

@@ -17,9 +17,10 @@ from typing import Any
 
 from actors.batches import Item, packed
 from actors.departure import Departure
-from actors.errors import Overloaded, SingletonUnavailable
+from actors.errors import Overloaded, SingletonUnavailable, StorageFull
 from actors.life import Life
 from actors.mechanism import Gone, Pending
+from actors.put_off import PutOff
 from actors.replies import OutOfStep
 from actors.transport import Transport, TransportError
 from actors.viewer import Viewer, call_back
@@ -48,6 +49,7 @@ class Consultant(Viewer):
     life: of this process; needed by who holds anything there.
     linger_s: how long what is told may wait for company.
 
+    reachable: whether it answered last time; trouble: why not, when it did not.
     on_recall: called with each recall of something that this process was lent; more than once
         where its arrival was not noticed.
     crowd: how many requests this process is working on; the more, the longer a command
@@ -66,7 +68,7 @@ class Consultant(Viewer):
         super().__init__()
         self.name = name
         self.crowd: Callable[[], int] = lambda: 1
-        self.reachable = False
+        self.reachable, self.trouble = False, "nobody has asked it yet"
         self.incarnation = (0, 0)
         self.on_recall: Callable[[Any], None] | None = None
         self._transport = transport
@@ -79,6 +81,7 @@ class Consultant(Viewer):
         self._waiting: dict[str, Item] = {}
         self._early: dict[str, Any] = {}
         self._departure = Departure()
+        self._put_off = PutOff(self._queue, self._departure)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -98,8 +101,7 @@ class Consultant(Viewer):
         self._departure.within(0.0)
         await self._delivered(give_up := time.monotonic() + patience_s)
         if self._life is not None and self._number > 0:
-            self._queue.append(Item("goodbye", ()))
-            self._departure.within(0.0)
+            self._put_off.tell(Item("goodbye", ()), 0.0)
             await self._delivered(give_up)
         for task in self._tasks:
             task.cancel()
@@ -107,12 +109,13 @@ class Consultant(Viewer):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         end = SingletonUnavailable(f"{self.name} is not asked any more")
-        for item in (*self._in_flight, *self._queue, *self._waiting.values()):
+        for item in (*self._in_flight, *self._put_off, *self._queue, *self._waiting.values()):
             item.fail(end)
         self._queue.clear()
+        self._put_off.close()
 
     async def _delivered(self, give_up: float) -> None:
-        while (self._queue or self._in_flight) and time.monotonic() < give_up:  # noqa: ASYNC110
+        while (self._queue or self._in_flight or self._put_off) and time.monotonic() < give_up:  # noqa: ASYNC110
             # Once in a process's life: not worth an event on the way of every batch.
             await asyncio.sleep(0.005)
 
@@ -128,7 +131,7 @@ class Consultant(Viewer):
         on_pending: called when the command has to wait for its result.
         Raises Overloaded when too much is queued already.
         """
-        if len(self._queue) >= _MAX_QUEUED:
+        if len(self._queue) + len(self._put_off) >= _MAX_QUEUED:
             raise Overloaded(f"{self.name} can't keep up with its callers", retry_after_s=1.0)
         future = asyncio.get_running_loop().create_future()
         self._queue.append(_new(Item, (command, args, future, on_pending, None)))
@@ -144,20 +147,19 @@ class Consultant(Viewer):
         return await self.submit(command, *args)
 
     def tell(self, command: str, *args: Any) -> None:
-        """Put a command into a batch some milliseconds from now; nobody waits for it.
+        """Put a command into a batch some milliseconds from now, without waiting for it.
 
-        Never refused: what is told gives back what was taken, or says what was spent.
+        Never refused: what is told gives back what was taken, or says what was spent. Where
+        the singleton can't write it down, it is told again after a pause, in its order.
         """
-        self._queue.append(_new(Item, (command, args, None, None, None)))
-        self._departure.within(self._linger_s)
+        self._put_off.tell(_new(Item, (command, args, None, None, None)), self._linger_s)
 
     def report(self, heard: Callable[[Any], None], command: str, *args: Any) -> None:
         """Tell, and have `heard` called with the reply, or with the error in its place.
 
         Not for commands that may be answered PENDING.
         """
-        self._queue.append(_new(Item, (command, args, None, None, heard)))
-        self._departure.within(self._linger_s)
+        self._put_off.tell(_new(Item, (command, args, None, None, heard)), self._linger_s)
 
     async def _send(self) -> None:
         while True:
@@ -190,7 +192,7 @@ class Consultant(Viewer):
             except TransportError as error:
                 if attempt == 0:
                     log.warning("%s does not answer, asking again: %s", self.name, error)
-                self.reachable = False
+                self._unreachable(error)
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
                 continue
@@ -205,7 +207,11 @@ class Consultant(Viewer):
         batch, self._in_flight = self._in_flight, ()
         for item, reply in zip(batch, replies, strict=True):
             self._hand_out(item, reply)
+        self._put_off.settle()
         self._early.clear()
+
+    def _unreachable(self, why: TransportError) -> None:
+        self.reachable, self.trouble = False, str(why)
 
     def _new_caller(self) -> str:
         """A name that no host has heard of."""
@@ -236,6 +242,8 @@ class Consultant(Viewer):
         if isinstance(reply, Gone) and (future is None or not future.done()):
             self._queue.append(item)
             self._departure.within(0.0)
+        elif future is None and isinstance(reply, StorageFull):
+            self._put_off.refused(item)
         elif heard is not None:
             call_back(heard, reply)
         elif future is None:
@@ -263,8 +271,8 @@ class Consultant(Viewer):
             payload = pickle.dumps((self._caller, incarnation, cursor), 5)
             try:
                 news: News = pickle.loads(await self._transport.watch(payload))
-            except TransportError:
-                self.reachable = False
+            except TransportError as error:
+                self._unreachable(error)
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
                 continue

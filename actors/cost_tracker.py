@@ -54,6 +54,7 @@ class CostTracker(Lending):
         | {"exchange", "charge", "bury", "summary", "spend", "budgets", "status"}
     )
     REPEATABLE: ClassVar[frozenset[str]] = frozenset({"reserve"})
+    READS: ClassVar[frozenset[str]] = frozenset({"summary", "spend", "budgets", "status"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,11 +98,12 @@ class CostTracker(Lending):
     def summary(self, now: int, caller: str) -> dict[str, Any]:
         """Today, its budget, averages and the month: see `cost_reports.summary`.
 
-        And `ledger_damage`: why no more money is spent, or None.
+        And `ledger_damage`, where no more money is spent: why.
         """
         self.advance(now)
         summary = cost_reports.summary(self._books, self._journal.spending)
-        return {**summary, "ledger_damage": self._journal.damage}
+        damage = self._journal.damage
+        return summary if damage is None else {**summary, "ledger_damage": damage}
 
     def spend(self, now: int, caller: str, by: str, days: int) -> list[Spent]:
         """Spent in the last `days` days (1 to 62, today included) by key, team, model or day.

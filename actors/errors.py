@@ -17,7 +17,8 @@ RaygateError
 ├── ProviderUnavailable       503
 ├── Overloaded                503
 ├── SingletonUnavailable      503
-└── LedgerDamaged             503  no more money is spent before somebody has looked
+├── LedgerDamaged             503  no more money is spent before somebody has looked
+└── StorageFull               503
 
 All arguments go through `Exception.__init__`, so that an error survives pickling
 between processes.
@@ -186,3 +187,10 @@ class LedgerDamaged(RaygateError):
 
     status = 503
     default_code = "ledger_damaged"
+
+
+class StorageFull(RaygateError):
+    """503: a singleton can't write its store; nothing of the command was done."""
+
+    status = 503
+    default_code = "storage_full"

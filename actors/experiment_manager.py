@@ -89,6 +89,7 @@ class ExperimentManager(Bookkeeping):
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
         {"create", "start", "stop", "remove", "list", "record", "results", "status"}
     )
+    READS: ClassVar[frozenset[str]] = frozenset({"list", "results", "status"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,17 +8,21 @@ import logging
 import os
 import pickle
 import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from actors import callers, incarnation, life, watchers, wire
+from actors import batch_run, callers, incarnation, storage_trouble, watchers, wire
 from actors.alarm import Alarm
 from actors.errors import RaygateError
 from actors.host_commands import HostCommands, commands_of
+from actors.host_tables import HOST_TABLES
 from actors.incarnation import Incarnation
 from actors.life import SILENCE_NS, Lives, Undertaker
 from actors.mechanism import Changes, Gone, Row, mechanism_of
-from actors.replies import OutOfStep, Reply, aged
+from actors.replies import OutOfStep, Reply
+from actors.storage_trouble import StorageTrouble, patiently, unwritable
 from actors.store import Store, StoreError
 from actors.upkeep import Upkeep
 from actors.watchers import Watchers
@@ -28,15 +32,6 @@ VIEW_NS = 2_000_000_000
 
 # Three returns within a view's life: it stays good while one of them is late.
 _PATIENCE_S = VIEW_NS / 3e9
-HOST_TABLES: dict[str, Literal["live"]] = {
-    incarnation.TABLE: "live",
-    callers.TABLE: "live",
-    life.TABLE: "live",
-    watchers.TABLE: "live",
-}
-# An event loop's own clock ticks in milliseconds, and a mechanism that is always due must
-# leave the loop to its callers.
-_SHORTEST_SLEEP_S = 0.001
 _RELOAD_PAUSE_S = 0.2
 
 log = logging.getLogger(__name__)
@@ -53,7 +48,7 @@ class Host:
     undertaker: looks after owners that are silent for `silence_ns`; see `Lives`.
     least_epoch: its epoch is not lower than this.
 
-    store: its rows on disk.
+    store: its rows on disk. protection: tells what protects them beside that, in words.
     """
 
     def __init__(
@@ -68,13 +63,14 @@ class Host:
         self._factory = factory
         self._mechanism = mechanism_of(factory)
         self._readers = wire.readers(type(self._mechanism))
-        self.store = Store(
-            Path(path), {**self._mechanism.TABLES, **HOST_TABLES}, self._mechanism.DURABLE
-        )
+        tables = {**self._mechanism.TABLES, **HOST_TABLES}
+        self.store = patiently(lambda: Store(Path(path), tables, self._mechanism.DURABLE))
+        self.protection: Callable[[], str] = lambda: ""
         self._alarm = Alarm(self.tick)
         self._watchers = Watchers()
         self._callers = callers.Callers()
         self._lives = Lives(undertaker, lambda: self._mechanism.owners(), silence_ns)
+        self._trouble = StorageTrouble(self._mechanism.NAME)
         self._awake = self._closed = False
         self._batches = self._ran = 0
         rows = self._reload()
@@ -84,15 +80,12 @@ class Host:
             # Whoever watched its earlier life may trust those views for that long.
             self._watchers.settle(VIEW_NS)
         self._upkeep = Upkeep(self.store, lambda: self._mechanism, self._clock.now)
-        self._commit(self._now.rows(), self._clock.now())
+        patiently(lambda: self._commit(self._now.rows(), self._clock.now()))
 
     # The two verbs.
 
     def consult(self, payload: bytes) -> bytes:
-        """Run a batch: `wire.pack_batch` → `wire.pack_reply`.
-
-        Runs without an await, so that the batch is atomic among all batches.
-        """
+        """Run a batch, atomic among all batches: `wire.pack_batch` → `wire.pack_reply`."""
         self._get_up()
         caller, number, items = wire.unpack_batch(payload, self._readers)
         self._lives.heard(caller)
@@ -121,6 +114,7 @@ class Host:
             "batches": self._batches,
             "commands": self._ran,
             **self._lives.status(),
+            "storage": self._trouble.word(),
         }
 
     def lived(self, mark: tuple[str, int]) -> bool:
@@ -128,10 +122,7 @@ class Host:
         return self._now.lived(mark)
 
     def close(self) -> None:
-        """Stop the timer and let go of the store (in-process hosts, and retirement).
-
-        Whoever calls later gets a StoreError.
-        """
+        """Stop the timers and let go of the store; whoever calls later gets a StoreError."""
         self._closed = True
         self._lives.close()
         self._upkeep.close()
@@ -160,9 +151,11 @@ class Host:
         self._mechanism = mechanism_of(self._factory)
         self._mechanism.load(row for row in rows if row.table not in HOST_TABLES)
         self._mechanism.restored(self.store.head())
-        # What time has brought meanwhile is not known before it is looked at.
         self._due: int | None = 0
-        self._own = HostCommands(self._mechanism, self.store, self._callers, self._lives, VIEW_NS)
+        self._own = HostCommands(
+            self._mechanism, self.store, self._callers, self._lives, self._trouble,
+            lambda: self.protection(), VIEW_NS,
+        )  # fmt: skip
         self._command = commands_of(self._mechanism, self._own)
         self._asked_again = self._own.TRANSIENT | self._mechanism.REPEATABLE
         self._checked: list[Changes] = []
@@ -180,11 +173,11 @@ class Host:
             if not self._sound:
                 self._reload()
             now = self._clock.now()
-            last = self._callers.last(caller)
-            if last is not None and number == last.number:
-                return [aged(reply, now - last.at_ns) for reply in last.replies]
-            if number != (last.number if last else 0) + 1:
-                return OutOfStep(last.number if last else 0)
+            known = self._callers.answer(caller, number, now)
+            if known is not None:
+                return known
+            if self._trouble.lasts:
+                return self._read_only(now, caller, number, items)
             try:
                 replies = self._attempt(now, caller, number, items)
             except (sqlite3.Error, OSError):
@@ -193,7 +186,12 @@ class Host:
                 log.exception("%s: a batch can't be stored; now each by itself", self._factory)
                 self._reload()
                 replies = self._attempt(now, caller, number, items, careful=True)
-        except Exception:
+        except Exception as error:
+            if unwritable(error) and not self._trouble.lasts:
+                self._trouble.begins(error)
+                self._distrust()
+                # Perhaps it is stored after all, and its replies with it; else it is refused.
+                return self._batch(caller, number, items)
             log.exception("%s: a batch failed; state is read anew", self._factory)
             self._distrust()
             raise
@@ -214,34 +212,33 @@ class Host:
         self._finish(now, [callers.row(caller, number, now, kept)], caller)
         return replies
 
+    def _read_only(self, now: int, caller: str, number: int, items: list[_Item]) -> list[Any]:
+        """Answer what changes nothing, refuse the rest, and have it remembered here only."""
+        replies = self._run(now, caller, items, careful=False)
+        changes = self._mechanism.take_changes()
+        if changes.rows or changes.results:
+            # Of what time has brought: it waits for the next commit.
+            self._checked.append(changes)
+        else:
+            self._watchers.tell([], [changes], self._own.take_barriers(), VIEW_NS)
+        self._callers.remember(caller, callers.Batch(number, now, replies), refused=True)
+        return replies
+
     def _run(self, now: int, caller: str, items: list[_Item], careful: bool) -> list[Any]:
         """The replies; a command that breaks is left out, and undone by reading state anew.
 
         careful: find the commands whose rows or reply can't be stored, and leave them out.
         """
         broken: dict[int, RaygateError] = {}
+        check = self._check if careful else None
         while True:
-            if self._due is not None and self._due <= now:
+            if self._due is not None and self._due <= now and not self._trouble.lasts:
                 self._due = self._mechanism.advance(now)
-            replies: list[Any] = []
-            for index, (command, args) in enumerate(items):
-                try:
-                    if index in broken:
-                        replies.append(broken[index])
-                        continue
-                    reply = self._command(now, caller, command, args)
-                    if careful:
-                        self._check(reply)
-                    replies.append(reply)
-                except RaygateError as error:
-                    replies.append(error)
-                except Exception:
-                    log.exception("%s: %s broke", self._factory, command)
-                    broken[index] = RaygateError(f"{self._mechanism.NAME} failed at {command}")
-                    self._reload()
-                    break
-            else:
+            one = partial(self._command, now, caller)
+            replies = batch_run.run(self._mechanism.NAME, items, one, check, broken)
+            if replies is not None:
                 return replies
+            self._reload()
 
     def _check(self, reply: Any) -> None:
         """Raise what storing this reply, and the changes since the last check, would raise."""
@@ -264,16 +261,8 @@ class Host:
         rows += self._lives.take_rows()
         if rows:
             self._commit(rows, now)
-        for asker, id, reply in results:
-            self._watchers.answer(asker, id, reply)
-        for changes in every:
-            self._watchers.changed(changes.views)
-            for asker, key in changes.shown:
-                self._watchers.show(asker, key)
-        for asker, id in self._own.barriers:
-            self._watchers.barrier(asker, id, VIEW_NS)
-        self._own.barriers, self._checked = [], []
-        self._watchers.lift_barriers()
+        self._checked = []
+        self._watchers.tell(results, every, self._own.take_barriers(), VIEW_NS)
         self._wake()
 
     def _commit(self, rows: list[Row], now: int) -> None:
@@ -282,23 +271,27 @@ class Host:
 
     def _wake(self) -> None:
         """Have the alarm call `tick` when the mechanism wants it."""
-        if self._due is None:
-            self._alarm.set(None)
-            return
-        delay_s = max(_SHORTEST_SLEEP_S, (self._due - self._clock.now()) / 1e9)
-        if not self._sound:
-            delay_s = _RELOAD_PAUSE_S
-        # A wall clock may be set; a long sleep must not trust it.
-        self._alarm.set(min(delay_s, 60.0))
+        if self._trouble.lasts:
+            self._alarm.set(storage_trouble.PAUSE_S)
+        elif not self._sound:
+            self._alarm.set(_RELOAD_PAUSE_S)
+        else:
+            self._alarm.at(self._due, self._clock.now())
 
     def tick(self) -> None:
         """Do what time brings."""
         try:
             if not self._sound:
                 self._reload()
+            if self._trouble.lasts and not self._trouble.over(self.store):
+                self._wake()
+                return
             self._finish(self._clock.now(), [])
-        except Exception:
-            log.exception("%s: time's work failed; state is read anew", self._factory)
+        except Exception as error:
+            if unwritable(error):
+                self._trouble.begins(error)
+            else:
+                log.exception("%s: time's work failed; state is read anew", self._factory)
             self._distrust()
 
     def _view(self, key: str) -> Any:

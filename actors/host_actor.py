@@ -31,6 +31,7 @@ from actors.tenure import GOOD_FOR_S, Tenure
 from actors.terms import Copy, Standing, Term, standing_of
 from actors.transport import TransportError
 from actors.undertaker import Undertaker
+from actors.watchdog import Watchdog
 
 _SHIP_S = 1.5
 _FIND_S = 10.0
@@ -90,14 +91,16 @@ class HostActor:
         standing = Standing(latest.number, "primary", peer)
         if standing_of(path) != standing:
             standing.write(path)
+        self._watchdog = Watchdog(folder, host)
         self._tenure = Tenure(self._in_charge, self._end)
         self._to_standby: LineTransport | None = None
         self._mirror: Mirror | None = None
         if mechanism_of(factory).DURABLE:
-            self._mirror = Mirror(
+            self._mirror = keeper = Mirror(
                 host, factory, self._host.store, self._host.lived, path,
                 self._terms, latest, self._tenure, self._standby_at, self._end,
             )  # fmt: skip
+            self._host.protection = lambda: keeper.protection
         safe = self._mirror.when_safe if self._mirror is not None else self._tenure.when_held
         self._door = Door(self._host, safe)
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,7 +109,7 @@ class HostActor:
     async def address(self) -> Address:
         """Where its door is, and the word that opens it."""
         if not self._tasks:
-            self._tasks = [self._spawn(self._tenure.run())]
+            self._tasks = [self._spawn(self._tenure.run()), self._spawn(self._watchdog.run())]
             if self._mirror is not None:
                 self._tasks.append(self._spawn(self._mirror.run()))
         await asyncio.sleep(max(0.0, self._began_s + self._quiet_s - time.monotonic()))

@@ -9,32 +9,43 @@ from actors.errors import InvalidRequest
 from actors.ledger_audit import Progress
 from actors.life import Life, Lives
 from actors.mechanism import Mechanism, Pending, Row, owner_of
+from actors.storage_trouble import StorageTrouble
 from actors.store import Store
 
 
 class HostCommands:
     """Called as a mechanism's commands are, and undone with them.
 
-    view_ns: how long anybody trusts a view.
+    view_ns: how long anybody trusts a view. protection: what protects the rows, in words.
 
+    trouble: whether the store can be written.
     barriers: (caller, id) of each `everywhere` since the last batch.
     """
 
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
         {"rows", "everywhere", "hello", "goodbye", "bury", "lives", "inspect", "audit"}
     )
-    # Not worth a place in the store: whoever misses the reply asks again.
+    # They change no row. Not worth a place in the store: whoever misses the reply asks again.
     TRANSIENT: ClassVar[frozenset[str]] = frozenset(
         {"rows", "everywhere", "lives", "inspect", "audit"}
     )
 
     def __init__(
-        self, mechanism: Mechanism, store: Store, callers: Callers, lives: Lives, view_ns: int
+        self,
+        mechanism: Mechanism,
+        store: Store,
+        callers: Callers,
+        lives: Lives,
+        trouble: StorageTrouble,
+        protection: Callable[[], str],
+        view_ns: int,
     ) -> None:
         self._mechanism = mechanism
         self._store = store
         self._callers = callers
         self._lives = lives
+        self.trouble = trouble
+        self._protection = protection
         self._view_ns = view_ns
         self.barriers: list[tuple[str, str]] = []
 
@@ -66,6 +77,11 @@ class HostCommands:
             raise InvalidRequest(f"That is no audit's progress: {error}.") from None
         return inspection.audited(self._store.archive(), known or start, self._store.head())
 
+    def take_barriers(self) -> list[tuple[str, str]]:
+        """Hand out, and forget, `barriers`."""
+        barriers, self.barriers = self.barriers, []
+        return barriers
+
     def everywhere(self, now: int, caller: str, id: str) -> Pending:
         """True comes late, under `id`, when no view holds what was changed before."""
         # Raised only once this batch's own changes are there to be seen.
@@ -94,9 +110,10 @@ class HostCommands:
         self._callers.forget_owner(owner)
         return ended
 
-    def lives(self, now: int, caller: str) -> dict[str, int]:
-        """For health: see `Lives.status`."""
-        return self._lives.status()
+    def lives(self, now: int, caller: str) -> dict[str, Any]:
+        """For health: see `Lives.status`; `storage`, "ok" or "full"; `protection`, in words."""
+        told = {**self._lives.status(), "storage": self.trouble.word()}
+        return {**told, "protection": self._protection()}
 
 
 def commands_of(
@@ -104,15 +121,18 @@ def commands_of(
 ) -> Callable[[int, str, str, tuple[Any, ...]], Any]:
     """What runs a command: `(now, caller, command, args)` → its reply.
 
-    Raises InvalidRequest for an unknown one, or arguments that could not be read. The host's
-    own come first.
+    Raises InvalidRequest for an unknown one, or arguments that could not be read; StorageFull
+    for what would change something while the store can't be written. The host's own come first.
     """
+    reads, trouble = own.TRANSIENT | mechanism.READS, own.trouble
     known = {name: getattr(one, name) for one in (mechanism, own) for name in one.COMMANDS}
 
     def run(now: int, caller: str, command: str, args: tuple[Any, ...]) -> Any:
         found = known.get(command)
         if found is None:
             raise InvalidRequest(f"{mechanism.NAME} has no command {command}")
+        if trouble.lasts and command not in reads:
+            raise trouble.refusal()
         if type(args) is wire.Unreadable:
             wire.refuse(command, args)
         return found(now, caller, *args)

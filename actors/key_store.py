@@ -70,6 +70,7 @@ class KeyStore(Bookkeeping):
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
         {"create", "bootstrap", "ensure_admin", "find", "revoke", "list", "count", "status"}
     )
+    READS: ClassVar[frozenset[str]] = frozenset({"find", "list", "count", "status"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from actors.limits import Lent, LimitState, Recall, Take, Wish
 _PACE_S = 0.05
 _REPORT_S = 0.2
 _SWEEP_S = 0.5
+_REFUSED_S = 1.0
 _MAX_SLICES = 5_000
 _MAX_WISHES = 500
 
@@ -185,7 +186,7 @@ class LimitSlices:
         # What is being said is said to its end: its answer belongs to what was said.
         self._closing = True
         self._urgent.set()
-        await self._task
+        await asyncio.wait({self._task})
         now_s = time.monotonic()
         for slice in self._slices.values():
             slice.demand.rest(now_s)
@@ -240,6 +241,7 @@ class LimitSlices:
                 await self._exchange(now_s, list(touched))
             except RaygateError as error:
                 log.warning("slices of limits could not be exchanged: %s", error)
+                await asyncio.sleep(_REFUSED_S)
 
     async def _exchange(self, now_s: float, slices: list[Slice]) -> None:
         """Report, give back and ask for more, as each of these slices needs it."""

@@ -83,6 +83,7 @@ class Mechanism(Protocol):
         dead owner holds and says how much that was. lost: nobody knows what it had begun.
     REPEATABLE: those of them that may simply be asked again, by the id that comes with them:
         their replies are not stored.
+    READS: those that change no row, so that they are answered while the store can't be written.
     """
 
     NAME: ClassVar[str]
@@ -91,6 +92,7 @@ class Mechanism(Protocol):
     TABLES: ClassVar[Mapping[str, Kind]]
     COMMANDS: ClassVar[frozenset[str]]
     REPEATABLE: ClassVar[frozenset[str]]
+    READS: ClassVar[frozenset[str]]
 
     def load(self, rows: Iterable[Row]) -> None:
         """Rebuild a new object from its live rows.
@@ -137,6 +139,7 @@ class Bookkeeping:
     """The part of `Mechanism` that is the same for all: collecting changes."""
 
     REPEATABLE: ClassVar[frozenset[str]] = frozenset()
+    READS: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Any] = {}

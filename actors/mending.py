@@ -22,7 +22,7 @@ from actors.archive import Block
 from actors.budget_terms import Terms
 from actors.charges import Facts, Usage
 from actors.cost_tracker import CostTracker
-from actors.host import HOST_TABLES
+from actors.host_tables import HOST_TABLES
 from actors.ledger import ACCEPTED, Chain, Entry
 from actors.ledger_audit import Audit, Finding
 from actors.mechanism import Row

@@ -73,7 +73,7 @@ class Mirror:
         self._places = places
         self._on_over = on_over
         self._word = secrets.token_hex(8)
-        self._over = False
+        self._over = self._doubtful = False
         # Bound: nothing is told before the standby has it. So it is after a restart, until
         # it is known what the standby has.
         self._bound = term.standby is not None
@@ -118,16 +118,19 @@ class Mirror:
                 await self._go_alone()
             await asyncio.sleep(_AGAIN_S)
 
-    def _take(self, shipment: Shipment) -> None:
-        """The store has committed something."""
+    def _take(self, shipment: Shipment | None) -> None:
+        """The store has committed something; None: nobody knows what."""
         self._sent += 1
         if not self._bound:
             self._arrived = self._sent
             return
+        self._news.set()
+        if shipment is None:
+            self._doubtful = True
+            return
         packed = pack(shipment)
         self._unsent.append(packed)
         self._unsent_bytes += len(packed)
-        self._news.set()
 
     async def _resume(self) -> None:
         """After a restart: the standby of this term gets what it lacks."""
@@ -184,8 +187,8 @@ class Mirror:
                         await self._news.wait()
                 except TimeoutError:
                     pass
-            if self._unsent_bytes > _MOST_BEHIND_BYTES:
-                raise Refused("it can't keep up")
+            if self._unsent_bytes > _MOST_BEHIND_BYTES or self._doubtful:
+                raise Refused("it can't keep up, or it is not known what it lacks")
             sent, packed = self._sent, list(self._unsent)
             self._unsent.clear()
             self._unsent_bytes = 0
@@ -209,7 +212,7 @@ class Mirror:
             return
         log.warning("%s goes on without a standby", self._host)
         await asyncio.to_thread(Standing(self.term.number, "primary").write, self._path)
-        self._bound = False
+        self._bound = self._doubtful = False
         self._unsent.clear()
         self._unsent_bytes = 0
         self._arrived = self._sent

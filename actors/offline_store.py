@@ -16,8 +16,8 @@ from actors.formats import FORMAT
 from actors.ledger import TABLE, Head
 from actors.ledger_audit import Progress
 from actors.pages import has_sum
-from actors.store import hold, newest_head
 from actors.store_errors import StoreError, sound
+from actors.store_files import hold, newest_head
 
 _tables = msgspec.msgpack.Decoder(dict[str, dict[str, Any]]).decode
 

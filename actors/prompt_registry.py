@@ -124,6 +124,7 @@ class PromptRegistry(Bookkeeping):
         "labels": "live",
     }
     COMMANDS: ClassVar[frozenset[str]] = frozenset({"register", "label", "get", "list", "status"})
+    READS: ClassVar[frozenset[str]] = frozenset({"get", "list", "status"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class RateLimiter(Admissions):
         {"configure", "acquire", "use", "settle", "undo", "exchange", "bury", "look", "status"}
     )
     REPEATABLE: ClassVar[frozenset[str]] = frozenset({"acquire"})
+    READS: ClassVar[frozenset[str]] = frozenset({"look", "status"})
 
     def __init__(self, max_tickets: int = 10_000) -> None:
         """max_tickets: how many may wait; the next one meets Overloaded."""

@@ -18,7 +18,7 @@ from actors.lines import LineTransport
 from actors.transport import TransportError
 
 _FIND_S = 6.0
-_CONSULT_S = 15.0
+_CONSULT_S = 8.0
 _WATCH_S = VIEW_NS / 1e9 + 10.0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from actors.clock import SteadyClock, boot_id
-from actors.host import HOST_TABLES
+from actors.host_tables import HOST_TABLES
 from actors.incarnation import TABLE as META
 from actors.mechanism import Row, mechanism_of
 from actors.rendezvous import shard_of

@@ -35,6 +35,7 @@ class ResponseCache(Bookkeeping):
         {"configure", "claim", "fill", "leave", "lookup", "waiting", "seen", "purge", "status"}
         | {"repeat_begin", "repeat_finish", "repeat_leave", "bury"}
     )
+    READS: ClassVar[frozenset[str]] = frozenset({"lookup", "waiting", "seen", "status"})
 
     def __init__(self) -> None:
         super().__init__()

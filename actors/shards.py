@@ -130,6 +130,11 @@ class Shards:
         return all(one.reachable for one in self.consultants)
 
     @property
+    def trouble(self) -> str:
+        """Why those that do not answer do not."""
+        return "; ".join(one.trouble for one in self.consultants if not one.reachable)
+
+    @property
     def incarnation(self) -> tuple[int, int]:
         """The newest epoch, and all restarts; different when that of one host is."""
         epochs, restarts = zip(*(one.incarnation for one in self.consultants), strict=True)

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from actors import shipments
-from actors.host import HOST_TABLES
+from actors.host_tables import HOST_TABLES
 from actors.mechanism import mechanism_of
 from actors.shipments import Position
-from actors.store import Store, StoreError, hold
+from actors.store import Store, StoreError
+from actors.store_files import hold
 from actors.terms import Standing, copies, standing_of, standing_path
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -5,11 +5,8 @@ the batch, not one by one: live ones in pages (`actors/pages.py`), those of an a
 and by month in files of their own when the month is over (`actors/archive.py`).
 """
 
-import fcntl
 import os
 import sqlite3
-import time
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,9 +25,11 @@ from actors.mechanism import Kind, Row
 from actors.pages import Pages
 from actors.shipments import Batch, Position, Shipment, apply, position, since
 from actors.store_errors import StoreDamaged, StoreError, damaged, sound
+from actors.store_files import hold, newest_head, write_head
 
-_LOCK_PATIENCE_S = 30.0
 _TAKEN_AT_ONCE = 1_000
+# As much as a large batch changes.
+_PROBE_BYTES = 1 << 18
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -46,11 +45,12 @@ class Store:
     trusted, or newer code has written it; StoreDamaged when it is not what was written.
 
     archives: by table. audit: of an archive's last rows, where one runs or ran since the start.
-    ship: told what each commit has written, once it is done.
+    ship: told what each commit has written, once it is done; None: perhaps something, by one
+    that failed.
     """
 
     def __init__(self, path: Path, tables: Mapping[str, Kind], durable: bool) -> None:
-        self.ship: Callable[[Shipment], None] | None = None
+        self.ship: Callable[[Shipment | None], None] | None = None
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         kind = untrusted(path.parent)
         if kind is not None:
@@ -63,21 +63,22 @@ class Store:
         self.audit: Audit | None = None
         self._lock = hold(path.with_suffix(".lock"))
         self._head = os.open(path.with_suffix(".head"), os.O_RDWR | os.O_CREAT, 0o600)
+        self._durable = durable
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._closed = False
+        self._closed = self._doubtful = False
         try:
             os.chmod(path, 0o600)
             with sound(path):
-                self._set_up(durable)
+                self._set_up()
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, durable: bool) -> None:
+    def _set_up(self) -> None:
         for pragma in (
             "locking_mode=EXCLUSIVE",
             "journal_mode=WAL",
-            f"synchronous={'FULL' if durable else 'OFF'}",
+            f"synchronous={'FULL' if self._durable else 'OFF'}",
             "temp_store=MEMORY",
         ):
             self._db.execute(f"PRAGMA {pragma}")
@@ -111,6 +112,14 @@ class Store:
     def load(self) -> list[Row]:
         """All live rows, values with lists in place of tuples. Raises StoreDamaged."""
         with sound(self._path):
+            if self._doubtful:
+                # Whether a write that failed half-way counts is what the file says, read anew.
+                self._db.close()
+                self._db = sqlite3.connect(
+                    self._path, isolation_level=None, check_same_thread=False
+                )
+                self._set_up()
+                self._doubtful, self.audit = False, None
             found = self._pages.load()
         return [Row(table, key, value) for table in found for key, value in found[table].items()]
 
@@ -173,7 +182,7 @@ class Store:
         with self._transaction():
             batches = self._write(rows)
         if head is not None:
-            _write_head(self._head, head)
+            write_head(self._head, head)
         if self.ship is not None:
             self.ship(Shipment(self._pages.written, self._pages.gone, batches, head))
 
@@ -183,9 +192,14 @@ class Store:
         try:
             yield
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if hasattr(self, "_pages"):
                 self._pages.distrust()
+            code = getattr(error, "sqlite_errorcode", 0)
+            self._doubtful |= code & 0xFF == sqlite3.SQLITE_IOERR
+            if self.ship is not None:
+                # Perhaps it is in the file all the same.
+                self.ship(None)
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -201,6 +215,16 @@ class Store:
                 batches.append((table, batch[-1][0], archive.append(batch)))
         self._pages.commit(latest)
         return batches
+
+    def probe(self) -> None:
+        """Raise what a commit of some size would raise; nothing is different afterwards."""
+        # What is in the log already can make room there, where it replaces what is in the file.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with self._transaction():
+            self._db.execute("CREATE TABLE IF NOT EXISTS _room (content BLOB)")
+            self._db.execute("INSERT INTO _room VALUES (zeroblob(?))", (_PROBE_BYTES,))
+        with self._transaction():
+            self._db.execute("DELETE FROM _room")
 
     def check(self, row: Row) -> None:
         """Raise what storing this row would raise, whatever the state of the disk."""
@@ -223,7 +247,7 @@ class Store:
                 heads += [shipment.head] if shipment.head is not None else []
             self._pages.distrust()
         if heads:
-            _write_head(self._head, heads[-1])
+            write_head(self._head, heads[-1])
 
     def head(self) -> tuple[int, str] | None:
         """The newest head that was written beside the database, whole."""
@@ -239,50 +263,9 @@ class Store:
         os.close(self._lock)
 
 
-def _write_head(file: int, head: tuple[int, str]) -> None:
-    # Two slots in turn: a torn write leaves the previous head readable.
-    words = f"{head[0]:020d} {head[1]:>64}".encode()
-    record = b"%s %08x\n" % (words, zlib.crc32(words))
-    os.pwrite(file, record, head[0] % 2 * len(record))
-
-
-def newest_head(content: bytes) -> tuple[int, str] | None:
-    """Of what is beside a database: the newest head that was written there whole."""
-    heads: list[tuple[int, str]] = []
-    for line in content.split(b"\n"):
-        words, _, check = line.strip(b"\0").rpartition(b" ")
-        if words and check == b"%08x" % zlib.crc32(words):
-            sequence, hash = words.split()
-            heads.append((int(sequence), hash.decode()))
-    return max(heads, default=None)
-
-
-def hold(path: Path, patience_s: float | None = None) -> int:
-    """Take the lock that tells that a process lives; it goes with the process.
-
-    Raises StoreError when somebody else has it for so long (None: 30 s).
-    """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    patience_s = _LOCK_PATIENCE_S if patience_s is None else patience_s
-    give_up = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                os.close(lock)
-                raise StoreError(
-                    f"{path} is held by another process; two hosts never write one store. "
-                    "Stop the other gateway of this name, or give this one another name."
-                ) from None
-            time.sleep(0.02)
-        else:
-            return lock
-
-
-__all__ = ["Store", "StoreDamaged", "StoreError", "as_plain", "hold", "newest_head"]
-
-
 def as_plain(value: Any) -> Any:
     """The value as it will come back from the store (for tests of `Mechanism.load`)."""
     return _unpack(_pack(value))
+
+
+__all__ = ["Store", "StoreDamaged", "StoreError", "as_plain"]

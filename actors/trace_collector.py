@@ -66,6 +66,7 @@ class TraceCollector(Bookkeeping):
     COMMANDS: ClassVar[frozenset[str]] = frozenset(
         {"configure", "add", "search", "get", "counters", "status"}
     )
+    READS: ClassVar[frozenset[str]] = frozenset({"search", "get", "counters", "status"})
 
     def __init__(self) -> None:
         super().__init__()

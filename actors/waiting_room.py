@@ -86,6 +86,15 @@ class WaitingRoom:
                 gate.line.queued[ticket.priority] += quantity
                 gate.line.largest = max(gate.line.largest, quantity)
         self._deadlines.set(ticket.id, ticket.deadline_ns)
+        self._put(ticket)
+
+    def asked_again(self, ticket: Ticket, caller: str) -> None:
+        """The result goes to whoever has asked last."""
+        if caller != ticket.caller:
+            self.tickets[ticket.id] = ticket = ticket._replace(caller=caller)
+            self._put(ticket)
+
+    def _put(self, ticket: Ticket) -> None:
         takes = [(gate.limit.name, gate.subject, quantity) for gate, quantity in ticket.asks]
         head = (ticket.caller, ticket.priority, ticket.number, ticket.deadline_ns, ticket.held)
         self._books.put(TABLE, ticket.id, (*head, takes))

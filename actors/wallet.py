@@ -19,6 +19,7 @@ from actors.purses import Lent, Purse, Recall
 
 _PACE_S = 0.05
 _SWEEP_S = 0.5
+_REFUSED_S = 1.0
 _MAX_ACCOUNTS = 5_000
 _MAX_WISHES = 500
 _MAX_KNOWN = 10_000
@@ -93,7 +94,7 @@ class Wallet:
         # What is being said is said to its end: its answer belongs to what was said.
         self._closing = True
         self._urgent.set()
-        await self._task
+        await asyncio.wait({self._task})
         now_s = time.monotonic()
         for account in self._accounts.values():
             account.demand.rest(now_s)
@@ -189,6 +190,7 @@ class Wallet:
                 await self._exchange(now_s, list(touched))
             except RaygateError as error:
                 log.warning("slices of budgets could not be exchanged: %s", error)
+                await asyncio.sleep(_REFUSED_S)
 
     def _sweep(self) -> None:
         """Look at those too that are used no more; forget those that hold nothing."""
@@ -216,6 +218,9 @@ class Wallet:
         except RaygateError:
             for account, wish in wished:
                 account.free += wish.back
+                # Perhaps it was to be the answer to a recall, which is owed still.
+                account.recalled = True
+            self._touched.update(account for account, _ in wished)
             raise
         for (account, _), answer in zip(wished, lent, strict=True):
             account.free += answer.granted

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from actors.mechanism import Result, Row
+from actors.mechanism import Changes, Result, Row
 
 TABLE = "_results"
 
@@ -63,6 +63,27 @@ class Watchers:
         self._barriers: list[tuple[str, str, int, int]] = []
         self._acknowledged: list[str] = []
         self._woken: set[str] = set()
+
+    def tell(
+        self,
+        results: Iterable[Result],
+        every: Iterable[Changes],
+        barriers: Iterable[tuple[str, str]],
+        view_ns: int,
+    ) -> None:
+        """Let everybody see what a batch has changed; it is stored.
+
+        results: of all of `every`. barriers: (caller, id), see `barrier`.
+        """
+        for caller, id, reply in results:
+            self.answer(caller, id, reply)
+        for changes in every:
+            self.changed(changes.views)
+            for caller, key in changes.shown:
+                self.show(caller, key)
+        for caller, id in barriers:
+            self.barrier(caller, id, view_ns)
+        self.lift_barriers()
 
     def answer(self, caller: str, id: str, reply: Any) -> None:
         """Queue a late reply for one caller."""

@@ -3,7 +3,8 @@
 The store is filled in batches as a host commits them, with time of its own: `--days` long,
 ending now. The last 300,000 charges go through the cost tracker, so that it remembers as many as
 it ever does; those before through its journal alone, which writes the same rows. Months that are
-over move out meanwhile, as they do in a host. Then hosts are started in new processes, with the files in the page cache and without.
+over move out meanwhile, as they do in a host. Then hosts are started in new processes, with the
+files in the page cache and without.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from typing import Any
 from actors import incarnation
 from actors.charges import Facts, Paid, Usage
 from actors.cost_tracker import CostTracker
-from actors.host import HOST_TABLES, Host
+from actors.host import Host
+from actors.host_tables import HOST_TABLES
 from actors.mechanism import Row
 from actors.store import Store
 from benchmarks.machine import machine

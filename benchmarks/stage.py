@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def main(address: str, port: str, storage: str, setting: str) -> None:
     commands: dict[str, Callable[[Any], Any]] = {
         "bootstrap": stage.bootstrap,
         "deploy": stage.deploy,
+        "scale": stage.scale,
         "describe": stage.describe,
         "back": stage.back,
         "release": stage.release,
@@ -106,6 +108,7 @@ class Stage:
 
     def deploy(self, policy: Any) -> None:
         """Deploy what there is as `serve deploy` does; again: what has changed of it."""
+        self._policy = policy
         scaling = self.setting.scaling
         replicas: dict[str, Any] = {"num_replicas": self.setting.replicas}
         if scaling is not None:
@@ -133,6 +136,11 @@ class Stage:
         client = _get_global_client()
         assert client is not None
         client.deploy_apps(config, _blocking=True)
+
+    def scale(self, replicas: int) -> None:
+        """Deploy it with another number of replicas."""
+        self.setting = replace(self.setting, replicas=replicas)
+        self.deploy(self._policy)
 
     def wanted(self, _: None) -> int:
         """How many replicas of the gateway Serve means to have."""

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from actors.charges import Exhausted, Facts, Reserved
-from actors.errors import InsufficientQuota, RateLimitExceeded
+from actors.errors import InsufficientQuota, StorageFull
 from actors.limits import Admitted, LimitState, Refused, Take
 from actors.wallet import Held
+from deployments.absence import Away, heard, note, without
 from deployments.policy import Target
 from deployments.price_rates import Prices
+from deployments.refusals import exhausted, refusal
 from deployments.request import Request
 from deployments.services import Services
 
@@ -92,6 +94,8 @@ class RequestLimits:
         if leased is not None:
             self._taken, self._found = leased, (leased.at_ns, leased.states)
             return
+        if without(services, request, "rate_limiter"):
+            return
         self._on_wait = on_wait
         self._asked = services.limiter.submit(
             "acquire",
@@ -112,7 +116,16 @@ class RequestLimits:
         """Admission stamp and states. Raises RateLimitExceeded."""
         if self._asked is None:
             return self._found
-        reply = await self._asked
+        try:
+            reply = await heard(self._services, "rate_limiter", self._asked, self._request.deadline)
+        except StorageFull:
+            # Nothing was taken: there is nothing to give back.
+            self._taken = None
+            raise
+        except Away as away:
+            note(self._services, self._request, str(away))
+            self.give_back()
+            return self._found
         if isinstance(reply, Refused):
             self._taken = None
             if self._request.reply is not None:
@@ -153,6 +166,7 @@ class _Money:
         self.charge_id = services.mint()
         self.held = services.wallet.reserve(self._facts, self._worst)
         if self.held is None:
+            without(services, request, "cost_tracker")
             subjects = services.policy.budget_subjects(request.who)
             self._asked = services.costs.submit(
                 "reserve",
@@ -182,10 +196,13 @@ class _Money:
         """Wait for the ledger's word. Raises InsufficientQuota."""
         if self._asked is None:
             return
-        found = await self._asked
-        if isinstance(found, Exhausted):
+        try:
+            found = await heard(self._services, "cost_tracker", self._asked, self._request.deadline)
+            if isinstance(found, Exhausted):
+                raise exhausted(found)
+        except (InsufficientQuota, StorageFull):
             self._asked = None
-            raise exhausted(found)
+            raise
         self._services.wallet.learn(self._facts, found)
 
 
@@ -214,11 +231,16 @@ async def admit(services: Services, request: Request, target: Target, again: boo
             leased = services.slices.take(takes)
             if leased is not None:
                 taken, stamp, states = leased, leased.at_ns, leased.states
-            else:
+            elif not without(services, request, "rate_limiter"):
                 take_id = services.mint()
                 taken = Asked(services, take_id)
-                admitted = await _acquire(services, request, take_id, takes, money.drop)
-                stamp, states = admitted.at_ns, admitted.states
+                try:
+                    admitted = await _acquire(services, request, take_id, takes, money.drop)
+                    stamp, states = admitted.at_ns, admitted.states
+                except Away as away:
+                    note(services, request, str(away))
+                    taken.undo()
+                    taken = None
                 if money.held is None and not money.asked:
                     # Money was not held while the request stood in a queue.
                     money.ask()
@@ -248,44 +270,10 @@ async def _acquire(
     takes: tuple[Take, ...],
     on_wait: Callable[[], None],
 ) -> Admitted:
-    reply: Admitted | Refused = await services.limiter.submit(
+    asked = services.limiter.submit(
         "acquire", take_id, takes, request.priority, request.max_wait_ns, on_pending=on_wait
     )
+    reply: Admitted | Refused = await heard(services, "rate_limiter", asked, request.deadline)
     if isinstance(reply, Refused):
         raise refusal(reply, services)
     return reply
-
-
-def refusal(refused: Refused, services: Services) -> RateLimitExceeded:
-    """The error for a limiter's no: which limit, whose, and when to come back."""
-    whose = f"{refused.subject}'s" if refused.subject else "the cluster's"
-    policy = services.policy
-    limits = policy.policy.limits if policy is not None else ()
-    rate = next((f"{x.rate} {x.unit} per {x.per}" for x in limits if x.name == refused.limit), "")
-    if refused.retry_after_ns is None and refused.quantity > refused.burst:
-        return RateLimitExceeded(
-            f"This request needs {refused.quantity} {refused.unit} of {whose} limit "
-            f"{refused.limit}, which never has more than {refused.burst} at once. "
-            "Make the request smaller.",
-            should_retry=False,
-        )
-    allowed = f"{refused.burst} at once" if refused.unit == "concurrent" else rate
-    after_s = max((refused.retry_after_ns or 1_000_000_000) / 1e9, 0.001)
-    return RateLimitExceeded(
-        f"Rate limit {refused.limit} reached: {whose} {allowed} are used up. "
-        f"Try again in {after_s:.3g} s.",
-        retry_after_s=after_s,
-    )
-
-
-def exhausted(found: Exhausted) -> InsufficientQuota:
-    """The error for the ledger's no: which budget, whose, and when it resets."""
-    whose = f"{found.subject}'s" if found.subject else "the cluster's"
-    resets = found.resets_in_ns
-    when = f"It resets in {resets / 3.6e12:.1f} h." if resets is not None else "It does not reset."
-    return InsufficientQuota(
-        f"Budget {found.budget} reached: of {whose} {found.amount_nanos / 1e9:.6g} USD "
-        f"{max(found.available_nanos, 0) / 1e9:.6g} USD are left, less than this request may "
-        f"cost. {when} Raise the budget, or lower max_tokens.",
-        should_retry=False,
-    )

@@ -6,45 +6,36 @@ from collections.abc import Callable
 
 import orjson
 
-from actors.breaker_messages import IGNORED, Barred, Permit
+from actors.breaker_messages import Permit
 from actors.charges import Usage
 from actors.errors import (
     InvalidRequest,
-    ProviderError,
-    ProviderTimeout,
     ProviderUnavailable,
     RaygateError,
 )
 from deployments.admission import Admission, admit, give_back
+from deployments.permits import pass_breaker
 from deployments.policy import Target
 from deployments.prompting import count_input
-from deployments.providers.base import Answer, Call, ProviderFailure, outcome_of, retry_after_s
-from deployments.providers.sse import StreamTail
+from deployments.providers.base import Answer, Call, ProviderFailure, StreamAnswer
+from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail, has_event, opening_error
 from deployments.request import Reply, Request
 from deployments.retries import backoff_s
 from deployments.services import Services
 from deployments.settlement import Settlement, usage_of
 from deployments.stream import LiveStream
+from deployments.verdict import (
+    AttemptFailed,
+    are_choices,
+    bad_answer,
+    failed,
+    must_be_events,
+    no_completion,
+    quote,
+)
 
 Keep = Callable[[bytes | None, Usage, str], None]
 """Told once what there is to be cached: (body or None, usage, "json" or "sse")."""
-
-# What a client did wrong is told to it as such; the rest (our key is refused, the target's
-# model is gone, ...) is ours, and another target may do better.
-_CLIENTS_FAULT = (400, 413, 415, 422)
-_RETRYABLE = frozenset({408, 429, 529})
-# The breaker hears of a Retry-After a batch later than we do, and lets nobody by before.
-_REST_MARGIN_S = 0.1
-
-
-class _Failed(Exception):
-    """One attempt brought no answer. retryable: the same target may be tried again."""
-
-    def __init__(self, error: RaygateError, retryable: bool, after_s: float | None = None) -> None:
-        super().__init__(error, retryable, after_s)
-        self.error = error
-        self.retryable = retryable
-        self.after_s = after_s
 
 
 async def call_targets(
@@ -74,9 +65,9 @@ async def call_targets(
             try:
                 await _attempt(services, request, target, reply, keep)
                 return
-            except _Failed as failed:
-                error, after_s = failed.error, failed.after_s
-                if not failed.retryable or request.gone:
+            except AttemptFailed as failure:
+                error, after_s = failure.error, failure.after_s
+                if not failure.retryable or request.gone:
                     break
         if isinstance(error, InvalidRequest) or request.gone:
             break
@@ -96,7 +87,7 @@ async def _attempt(
     charge_id = admission.charge_id
     try:
         services.calls.started(charge_id, admission.facts, admission.worst_nanos, admission.held)
-        permit = await _pass_breaker(services, request, target, admission)
+        permit = await _permit(services, request, target, charge_id)
     except BaseException:
         services.calls.never_was(charge_id)
         give_back(services, admission)
@@ -111,7 +102,7 @@ async def _attempt(
             await _stream(services, request, target, call, settlement, reply, keep)
         else:
             await _plain(services, request, target, call, settlement, reply, keep)
-    except (_Failed, RaygateError):
+    except (AttemptFailed, RaygateError):
         raise
     except BaseException:
         settlement.abandoned()
@@ -124,33 +115,11 @@ async def _attempt(
         trace.step("settle", began)
 
 
-async def _pass_breaker(
-    services: Services, request: Request, target: Target, admission: Admission
-) -> Permit:
-    """The last thing before a call. Closed, by a fresh view: no question asked."""
-    breaker = services.breaker
-    view = breaker.view.get(target.name)
-    if breaker.fresh():
-        if view is None:
-            return Permit(0, False)
-        if view.retry_after_ns == 0 and view.state in ("closed", "forced_closed"):
-            return Permit(view.generation, False)
-    permit_id = admission.charge_id
+async def _permit(services: Services, request: Request, target: Target, charge_id: str) -> Permit:
     try:
-        found = await breaker.ask("permit", permit_id, target.name)
-    except BaseException:
-        breaker.tell("report", target.name, 0, IGNORED, 0, permit_id, None)
-        raise
-    if isinstance(found, Barred):
-        after_s = found.retry_after_ns / 1e9
-        error = ProviderUnavailable(
-            f"{target.name} is {found.state.replace('_', ' ')} after failures; "
-            f"try again in {after_s:.3g} s.",
-            retry_after_s=after_s,
-        )
-        raise _Failed(error, retryable=False)
-    permit: Permit = found
-    return permit
+        return await pass_breaker(services, request, target, charge_id)
+    except ProviderUnavailable as barred:
+        raise AttemptFailed(barred, retryable=False) from None
 
 
 def _body(request: Request, target: Target) -> bytes:
@@ -188,19 +157,17 @@ async def _plain(
         answer = await services.providers[target.provider].send(call)
     except ProviderFailure as failure:
         settlement.lost(failure.kind)
-        raise _failed(failure) from None
+        raise failed(failure) from None
     if answer.status != 200:
-        raise _bad_answer(answer.status, answer.headers, answer.body, target, settlement)
+        raise bad_answer(answer.status, answer.headers, answer.body, target, settlement)
     try:
         content = orjson.loads(answer.body)
         told = usage_of(content.get("usage"))
-        sound = all(isinstance(choice, dict) for choice in content["choices"])
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+        sound = are_choices(content.get("choices"))
+    except (orjson.JSONDecodeError, AttributeError):
         sound = False
     if not sound:
-        settlement.lost("reset")
-        message = f"provider {target.provider} answered with something else than a completion"
-        raise _failed(ProviderFailure("reset", message))
+        raise no_completion(target, "something else than a completion", settlement)
     usage = settlement.succeeded(told, _estimate(request, answer), answer.first_byte_ns)
     reply.body, reply.kind, reply.usage = answer.body, "json", usage
     keep(answer.body, usage, "json")
@@ -215,16 +182,14 @@ async def _stream(
     reply: Reply,
     keep: Keep,
 ) -> None:
-    """Up to the first byte: until then an attempt may still fail and be followed by another."""
+    """Up to the first event: until then an attempt may still fail and be followed by another."""
     assert services.policy is not None
     began_ns = time.monotonic_ns()
     source = None
     try:
         async with asyncio.timeout(target.timeout_s):
             source = await services.providers[target.provider].stream(call)
-            first = await source.read() if source.status == 200 else b""
-        if source.status == 200 and not first:
-            raise ProviderFailure("reset", f"provider {target.provider} sent an empty stream")
+            first = await _first_events(source, target) if source.status == 200 else b""
     except BaseException as error:
         if source is not None:
             await source.aclose()
@@ -234,9 +199,9 @@ async def _stream(
         if not isinstance(error, ProviderFailure):
             raise
         settlement.lost(error.kind)
-        raise _failed(error) from None
+        raise failed(error) from None
     if source.status != 200:
-        raise _bad_answer(source.status, source.headers, source.body, target, settlement)
+        raise bad_answer(source.status, source.headers, source.body, target, settlement)
     live = LiveStream(
         source,
         first,
@@ -254,40 +219,18 @@ async def _stream(
         await live.drain(services.args.drain_s)
 
 
-def _failed(failure: ProviderFailure) -> _Failed:
-    kind = ProviderTimeout if failure.kind == "timeout" else ProviderError
-    charged = failure.kind != "connect"
-    error = kind(f"The provider failed: {failure.message}.", should_retry=not charged)
-    return _Failed(error, retryable=True)
-
-
-def _bad_answer(
-    status: int, headers: dict[str, str], body: bytes, target: Target, settlement: Settlement
-) -> _Failed:
-    """An answer that is an error: quoted, classified, settled at no cost."""
-    after_s = retry_after_s(headers, time.time_ns())
-    settlement.answered_badly(status, after_s)
-    # Who refuses our key may repeat it.
-    quoted = "it refuses our credentials" if status in (401, 403) else _quote(body)
-    if status in _CLIENTS_FAULT:
-        return _Failed(InvalidRequest(f"The provider refuses this request: {quoted}"), False)
-    if outcome_of(status) == "throttled":
-        error = ProviderError(
-            f"{target.name} is at its provider's own limit: it answered {status}: {quoted}",
-            retry_after_s=after_s or 1.0,
-        )
-        return _Failed(error, True, (after_s or 0.0) + _REST_MARGIN_S)
-    error = ProviderError(f"{target.name} answered {status}: {quoted}")
-    return _Failed(error, status in _RETRYABLE or status >= 500, after_s)
-
-
-def _quote(body: bytes) -> str:
-    """The message within an error's body, cut to what a person reads."""
-    try:
-        message = orjson.loads(body)["error"]["message"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = body.decode("utf-8", "replace")
-    return str(message)[:500] or "no reason given"
+async def _first_events(source: StreamAnswer, target: Target) -> bytes:
+    """What there is when the first event is whole, or known to be a very long one."""
+    must_be_events(source.headers, target)
+    found = await source.read()
+    while not has_event(found) and len(found) < MAX_EVENT_BYTES:
+        more = await source.read()
+        if not more:
+            raise ProviderFailure("reset", f"provider {target.provider} sent no event")
+        found += more
+    if b'"error"' in found and (error := opening_error(found)):
+        raise ProviderFailure("reset", f"provider {target.provider} failed: {quote(error)}")
+    return found
 
 
 def _estimate(request: Request, answer: Answer) -> Usage:

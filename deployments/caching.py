@@ -6,7 +6,8 @@ from typing import Any
 from actors.cache_entries import Entry
 from actors.cache_flights import Hit, Lead, Unanswered
 from actors.charges import Usage
-from actors.errors import DeadlineExceeded, ProviderTimeout, RaygateError
+from actors.errors import DeadlineExceeded, ProviderTimeout, RaygateError, StorageFull
+from deployments.absence import Away, heard, note, without
 from deployments.cache_key import cache_key
 from deployments.policy import ns
 from deployments.replay import completion_of, restream, stream_of
@@ -46,6 +47,9 @@ class CacheStep:
             self._copy = self._services.first_level.find(self._key, wishes.max_age_ns)
             if self._copy is not None:
                 return
+        if without(self._services, request, "response_cache"):
+            self.word = "BYPASS"
+            return
         self._generation = self._services.first_level.generation()
         if wishes.no_store or wishes.only_if_cached:
             self._asked = self._services.cache.submit(
@@ -86,7 +90,7 @@ class CacheStep:
         if self._copy is not None:
             self.word = "HIT"
             return self._copy
-        reply = await self._asked if self._asked is not None else None
+        reply = await self._answer() if self._asked is not None else None
         if isinstance(reply, Hit):
             self._services.first_level.keep(self._key, reply, self._generation)
             self.lead = reply.lead
@@ -107,6 +111,22 @@ class CacheStep:
                 should_retry=False,
             )
         return None
+
+    async def _answer(self) -> Any:
+        assert self._asked is not None
+        try:
+            return await heard(
+                self._services, "response_cache", self._asked, self._request.deadline
+            )
+        except Away as away:
+            note(self._services, self._request, str(away))
+            self.leave()
+            self.word = "BYPASS"
+            return None
+        except StorageFull:
+            # It can't lead, nor be waited for, and needs neither to be right.
+            self._asked, self.word = None, "BYPASS"
+            return None
 
     def keep(self, body: bytes | None, usage: Usage, kind: str) -> None:
         """The leader's answer (None: there is none to keep)."""

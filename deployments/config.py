@@ -205,6 +205,39 @@ class Traces(Part):
     max_bytes: Annotated[int, Field(ge=1, le=1 << 36)] = 64 << 20
 
 
+class Needed(Part):
+    """What a request does while a singleton is silent that it can't do without.
+
+    then: `wait` until the request's own time is over, or `refuse` once nothing has been heard of
+    it for `after_s` (or for half of the request's time, where that is less).
+    """
+
+    then: Literal["wait", "refuse"] = "wait"
+    after_s: Seconds = 5.0
+
+
+class Spared(Part):
+    """The same where a request can go on without it: `go_on`, after `after_s`."""
+
+    then: Literal["wait", "go_on", "refuse"] = "wait"
+    after_s: Seconds = 5.0
+
+
+class Unreachable(Part):
+    """What a request does while a singleton is away for longer than a restart takes.
+
+    Money is never spent unasked: without the cost tracker nothing goes on.
+    """
+
+    rate_limiter: Spared = Spared()
+    response_cache: Spared = Spared(then="go_on")
+    circuit_breaker: Spared = Spared(then="go_on")
+    cost_tracker: Needed = Needed()
+    key_store: Needed = Needed()
+    prompt_registry: Needed = Needed()
+    experiment_manager: Needed = Needed()
+
+
 class Policy(Part):
     """Policy: what is allowed, at what price, and what happens when things fail."""
 
@@ -216,6 +249,7 @@ class Policy(Part):
     retries: Retries = Retries()
     traces: Traces = Traces()
     fallbacks: dict[str, str] = {}
+    unreachable: Unreachable = Unreachable()
 
     @model_validator(mode="after")
     def _names_once(self) -> "Policy":

@@ -14,6 +14,7 @@ from ray.serve import Application
 from actors import registry
 from actors.collector import calm
 from actors.consultant import TELL_LINGER_S, Consultant
+from actors.errors import StorageFull
 from actors.outbox import Outbox
 from actors.ray_transport import RayTransport
 from actors.sharded import as_one
@@ -27,11 +28,13 @@ from deployments.providers.base import Provider
 from deployments.providers.openai import OpenAIProvider
 from deployments.providers.secret import cluster_secret
 from deployments.providers.simulated_client import SimulatedClient
-from deployments.services import Services
+from deployments.services import CLOSING_S, Services
 from deployments.tokens import encoding_for
 
 # A batch of the ledger ends with an fsync, and what it is told is on the outbox meanwhile.
 _LEDGER_LINGER_S = 0.1
+# Of Serve behind HAProxy, by default (RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S).
+_LEAVING_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +103,12 @@ class Gateway:
     async def _register_builtin(self) -> None:
         for spec in load_builtin():
             id = spec.pop("id")
-            await self.services.prompts.ask("register", id, spec)
+            while True:
+                try:
+                    await self.services.prompts.ask("register", id, spec)
+                    break
+                except StorageFull as full:
+                    await asyncio.sleep(full.retry_after_s or 1.0)
 
     async def __del__(self) -> None:
         if self._started:
@@ -151,7 +159,8 @@ def deployment(args: GatewayArgs, **options: Any) -> serve.Deployment:
         "health_check_period_s": 5,
         # A request is on its trace already; a line for each cost a replica 3 % of its time.
         "logging_config": {"enable_access_log": False},
-        "graceful_shutdown_timeout_s": args.drain_s + 5,
+        # First it stays reachable until no ingress names it any more, then its streams end.
+        "graceful_shutdown_timeout_s": _LEAVING_S + args.drain_s + CLOSING_S,
     }
     if "autoscaling_config" in options:
         del usual["num_replicas"]

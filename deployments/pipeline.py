@@ -18,6 +18,7 @@ from actors.errors import (
     RateLimitExceeded,
     RaygateError,
     SingletonUnavailable,
+    StorageFull,
 )
 from deployments.admission import RequestLimits
 from deployments.attempts import call_targets
@@ -36,7 +37,7 @@ _REASONS: tuple[tuple[type[RaygateError], str], ...] = (
     (ProviderError, "provider_error"),
     (DeadlineExceeded, "provider_error"),
 )
-_OURS = (SingletonUnavailable,)
+_OURS = (SingletonUnavailable, StorageFull)
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ import orjson
 from actors.errors import InvalidRequest, NotAllowed, NotFound
 from actors.experiment_manager import Experiment, Variant, variant_for
 from actors.prompt_registry import Template
+from deployments.absence import heard
 from deployments.policy import Route, Who
 from deployments.prompts import choose_version, fallback_text, render
 from deployments.request import PromptCall, Prompted, Request
@@ -66,7 +67,7 @@ def route_of(services: Services, request: Request) -> Route:
 async def _write_body(services: Services, request: Request, call: PromptCall) -> None:
     """The chat body that the template makes of the inputs."""
     assert services.policy is not None
-    template = await _template(services, call.template_id)
+    template = await _template(services, request, call.template_id)
     variant = await _variant(services, request, call)
     version = choose_version(template, call.version, call.label, variant)
     fallbacks = {**services.fallbacks, **services.policy.policy.fallbacks}
@@ -96,10 +97,11 @@ async def _write_body(services: Services, request: Request, call: PromptCall) ->
     request.trace.facts["bytes"] = len(orjson.dumps(messages))
 
 
-async def _template(services: Services, id: str) -> Template:
+async def _template(services: Services, request: Request, id: str) -> Template:
     template = services.prompts.view.get(id)
     if template is None or not services.prompts.fresh():
-        template = await services.prompts.ask("get", id)
+        asked = services.prompts.submit("get", id)
+        template = await heard(services, "prompt_registry", asked, request.deadline)
     found: Template = template
     return found
 
@@ -110,7 +112,8 @@ async def _variant(services: Services, request: Request, call: PromptCall) -> Va
     experiments = services.experiments
     experiment: Experiment | None = experiments.view.get(call.experiment_id)
     if experiment is None or not experiments.fresh():
-        listed = await experiments.ask("list")
+        asked = experiments.submit("list")
+        listed = await heard(services, "experiment_manager", asked, request.deadline)
         experiment = next((one for one in listed if one.id == call.experiment_id), None)
     if experiment is None:
         raise NotFound(

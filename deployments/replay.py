@@ -70,7 +70,7 @@ def restream(stream: bytes, include_usage: bool) -> bytes:
             if "usage" in chunk:
                 if chunk.pop("usage") is not None and not chunk.get("choices"):
                     continue
-                data = orjson.dumps(chunk)
+                data = _dumped(chunk)
         events.append(b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n")
     events.append(DONE)
     return b"".join(events)
@@ -140,7 +140,11 @@ def _refuse_error(chunk: dict[str, Any]) -> None:
 
 
 def _event(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + _dumped(chunk) + b"\n\n"
+
+
+def _dumped(chunk: dict[str, Any]) -> bytes:
     try:
-        return b"data: " + orjson.dumps(chunk) + b"\n\n"
+        return orjson.dumps(chunk)
     except TypeError as error:
         raise ValueError("the answer is nested too deeply") from error

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from actors.consultant import Consultant
-from actors.errors import RaygateError
+from actors.errors import RaygateError, StorageFull
 from actors.limit_slices import LimitSlices
 from actors.outbox import Outbox
 from actors.tallies import Interaction
@@ -27,6 +27,10 @@ from deployments.telemetry.trace import Trace
 
 _SHIP_S = 0.25
 _HAND_BACK_S = 3.0
+_BREAK_OFF_S = 1.0
+CLOSING_S = 15.0
+"""What `Services.close` takes at most beyond `drain_s`, also where nobody answers."""
+
 _MAX_TRACES_WAITING = 5_000
 _MAX_INTERACTIONS_WAITING = 10_000
 
@@ -92,9 +96,13 @@ class Services:
         self._shipping = asyncio.create_task(self._ship_for_ever(), name="ship telemetry")
 
     async def close(self) -> None:
-        """Finish what runs in the background, deliver what was told, stop."""
-        if self._background:
-            await asyncio.wait(self._background, timeout=self.args.drain_s)
+        """Hand back what is lent, finish what runs, deliver what was told, stop.
+
+        A call that takes longer than `drain_s` is broken off, and settled as an estimate.
+        """
+        # At once: should this process be ended before it is done here, others need not wait.
+        await self._hand_back()
+        await self._finish_background()
         if self._shipping is not None:
             self._shipping.cancel()
         self._ship_traces()
@@ -104,6 +112,13 @@ class Services:
         self.outbox.close()
         for provider in self.providers.values():
             await provider.close()
+
+    async def _finish_background(self) -> None:
+        for patience_s in (self.args.drain_s, _BREAK_OFF_S):
+            if self._background:
+                _, late = await asyncio.wait(self._background, timeout=patience_s)
+                for task in late:
+                    task.cancel()
 
     async def _hand_back(self) -> None:
         """Return what is lent to us; who is away gets it when it finds us gone."""
@@ -171,14 +186,10 @@ class Services:
             self.cache: policy.for_response_cache(),
             self.traces: policy.for_trace_collector(),
         }
-        try:
-            told = [
-                singleton.submit("configure", policy.revision, part)
-                for singleton, part in configured.items()
-            ]
-        except RaygateError as overloaded:
-            self._not_everywhere(policy, str(overloaded))
-            return
+        told = [
+            self.spawn(self._configure(singleton, policy, part), "configure")
+            for singleton, part in configured.items()
+        ]
         # Who is silent for long gets it all the same, when it answers again.
         _, silent = await asyncio.wait(told, timeout=30)
         for future in told:
@@ -189,11 +200,19 @@ class Services:
             self._not_everywhere(policy, "a singleton is silent")
             self.spawn(self._complete(policy, silent), "configure")
 
+    async def _configure(self, singleton: Consultant, policy: PolicyInForce, part: Any) -> None:
+        while self.policy is policy:
+            try:
+                await singleton.ask("configure", policy.revision, part)
+                return
+            except StorageFull as full:
+                await asyncio.sleep(full.retry_after_s or _SHIP_S)
+
     def _not_everywhere(self, policy: PolicyInForce, why: str) -> None:
         self.policy_problem = f"not in force everywhere: {why}"
         log.error("policy %s: %s", policy.revision, self.policy_problem)
 
-    async def _complete(self, policy: PolicyInForce, silent: set[asyncio.Future[Any]]) -> None:
+    async def _complete(self, policy: PolicyInForce, silent: set[asyncio.Task[Any]]) -> None:
         await asyncio.gather(*silent)
         if self.policy is policy:
             self.policy_problem = None

@@ -4,11 +4,12 @@ Everything is told to the singletons in batches, off the response path, and deli
 also when the client has gone. Each call ends in exactly one of the methods below.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from actors.breaker_messages import FAILURE, IGNORED, SUCCESS, Permit
-from actors.charges import Usage
+from actors.charges import MAX_CHARGE_NANOS, Usage
 from actors.tallies import Interaction
+from deployments.absence import silent_s
 from deployments.admission import Admission, give_back
 from deployments.policy import Target
 from deployments.providers.base import FailureKind, outcome_of
@@ -41,25 +42,24 @@ def note_interaction(services: Services, request: Request, reply: Reply, failed:
 
 
 def usage_of(found: Any) -> Usage | None:
-    """The tokens in an OpenAI `usage` object; None where it has none."""
+    """The tokens in an OpenAI `usage` object; None where it has none that can be believed."""
     if not isinstance(found, dict):
         return None
-    counts = found.get("prompt_tokens"), found.get("completion_tokens")
-    if not isinstance(counts[0], int) or not isinstance(counts[1] or 0, int):
+    input, output = found.get("prompt_tokens"), found.get("completion_tokens")
+    if not (_is_count(input) and _is_count(output)):
         return None
-    if max(counts[0], counts[1] or 0) > _MOST_TOKENS:
-        return None
-    return Usage(
-        input=max(counts[0], 0),
-        cached=_detail(found.get("prompt_tokens_details"), "cached_tokens"),
-        output=max(counts[1] or 0, 0),
-        reasoning=_detail(found.get("completion_tokens_details"), "reasoning_tokens"),
-    )
+    cached = _detail(found.get("prompt_tokens_details"), "cached_tokens")
+    reasoning = _detail(found.get("completion_tokens_details"), "reasoning_tokens")
+    return Usage(input, min(cached, input), output, min(reasoning, output))
+
+
+def _is_count(found: Any) -> TypeGuard[int]:
+    return type(found) is int and 0 <= found <= _MOST_TOKENS
 
 
 def _detail(details: Any, name: str) -> int:
     found = details.get(name) if isinstance(details, dict) else 0
-    return found if isinstance(found, int) and found > 0 else 0
+    return found if _is_count(found) else 0
 
 
 class Settlement:
@@ -138,6 +138,8 @@ class Settlement:
         services, admission = self._services, self._admission
         self._open = False
         cost = admission.prices.cost(usage) if amount is None else amount
+        # What the ledger refuses would not be counted at all.
+        cost = min(cost, MAX_CHARGE_NANOS)
         self.cost_nanos = cost
         services.calls.ended(
             admission.charge_id, admission.facts, admission.held, cost, usage, estimated
@@ -152,7 +154,12 @@ class Settlement:
     def _report(self, outcome: str, first_byte_ns: int, rest_ns: int | None = None) -> None:
         name = self._target.name
         permit_id = self._admission.charge_id if self._permit.probe else None
-        self._services.breaker.tell(
-            "report", name, self._permit.generation, outcome, first_byte_ns, permit_id, rest_ns
-        )
+        services = self._services
+        assert services.policy is not None
+        # What it hears after its window is over tells it nothing; while it is away for longer,
+        # only what gives something back waits for it.
+        if permit_id or silent_s(services.breaker) < services.policy.breaker(name).window_s:
+            services.breaker.tell(
+                "report", name, self._permit.generation, outcome, first_byte_ns, permit_id, rest_ns
+            )
         self._services.metrics.count("raygate_provider_calls_total", name, outcome)

@@ -11,6 +11,7 @@ from deployments.providers.base import FailureKind, ProviderFailure, StreamAnswe
 from deployments.providers.sse import StreamTail
 
 _BYTES_PER_TOKEN = 4
+_AFTER_DONE_S = 1.0
 
 
 class Ending(Protocol):
@@ -115,6 +116,8 @@ class LiveStream:
         try:
             if self._first is not None:
                 chunk, self._first = self._first, None
+            elif self._tail.done:
+                chunk = await self._after_done()
             else:
                 chunk = await self._source.read()
             if chunk:
@@ -123,10 +126,22 @@ class LiveStream:
         except ProviderFailure as failure:
             await self._break_off(failure)
         rest = self._tail.flush()
-        if self._tail.failed or not self._tail.done:
+        if self._tail.failed:
+            await self._break_off(ProviderFailure("reset", "the provider reported an error"))
+        if not self._tail.done:
             await self._break_off(ProviderFailure("reset", "the provider's stream has no end"))
         await self._complete()
         return rest or None
+
+    async def _after_done(self) -> bytes:
+        """`[DONE]` was the last word; the reply's end is awaited for its connection's sake only."""
+        try:
+            async with asyncio.timeout(_AFTER_DONE_S):
+                while await self._source.read():
+                    pass
+        except (ProviderFailure, TimeoutError):
+            pass
+        return b""
 
     async def _complete(self) -> None:
         self._finish()

@@ -225,22 +225,25 @@ async def serving(
 
 
 @asynccontextmanager
-async def running(folder: Path, raw_policy: Any = None, **knobs: Any) -> AsyncIterator[Stack]:
-    """A gateway with its provider, state under `folder`."""
+async def running(
+    folder: Path, raw_policy: Any = None, storage: Path | None = None, **knobs: Any
+) -> AsyncIterator[Stack]:
+    """A gateway with its provider, state under `folder`, or the gateway's in `storage`."""
+    storage = storage or folder
     port, provider_port = free_port(), free_port()
     calls = CallLog(folder / "calls.jsonl", 100_000_000, MODELS)
     simulated = create_simulated(Knobs(**{**QUICK, **knobs}), MODELS, PROVIDER_KEY, calls)
     provider_url = f"http://127.0.0.1:{provider_port}/v1"
     args = GatewayArgs(
         providers=(ProviderArgs(name="simulated", kind="simulated", base_url=provider_url),),
-        storage_path=str(folder),
+        storage_path=str(storage),
     )
     hosts = {
-        name: Host(factory, str(folder / f"{name}.sqlite"), "test")
+        name: Host(factory, str(storage / f"{name}.sqlite"), "test")
         for name, factory in registry.SINGLETONS.items()
     }
     lines = {name: Line(host) for name, host in hosts.items()}
-    outbox = Outbox(folder / "outbox")
+    outbox = Outbox(storage / "outbox")
     life = Life(outbox.owner, "here", platform.node(), str(outbox.path))
     consultants = {name: Consultant(name, line, life) for name, line in lines.items()}
     provider = SimulatedClient("simulated", provider_url, PROVIDER_KEY)

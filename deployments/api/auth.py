@@ -6,6 +6,7 @@ import time
 from actors.errors import InvalidApiKey, NotAllowed, SingletonUnavailable
 from actors.key_store import KeyRecord
 from actors.keys import hash_of
+from deployments.absence import heard
 from deployments.services import Services
 
 _HIGH, _NORMAL, _LOW = 0, 1, 2
@@ -30,8 +31,10 @@ async def authenticate(services: Services, headers: dict[bytes, bytes]) -> KeyRe
     # A key made a moment ago is not in the view yet; one revoked must leave it in time.
     if record is None or not keys.fresh():
         try:
-            async with asyncio.timeout(_patience_s(services, headers)):
-                record = await keys.ask("find", hash)
+            deadline = asyncio.get_running_loop().time() + _patience_s(services, headers)
+            async with asyncio.timeout_at(deadline):
+                asked = keys.submit("find", hash)
+                record = await heard(services, "key_store", asked, deadline)
         except TimeoutError:
             raise SingletonUnavailable(
                 "key_store did not answer in time; it is being restarted.", retry_after_s=2.0

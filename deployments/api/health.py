@@ -73,6 +73,9 @@ async def picture_of(services: Services) -> dict[str, Any]:
         _ask(services.cache, "status"),
         _ask(services.costs, "summary"),
     )
+    hosts = [host for one in services.consultants.values() for host in each(one)]
+    lives = await asyncio.gather(*(_ask(host, "lives") for host in hosts))
+    known = {host.name: told or {} for host, told in zip(hosts, lives, strict=True)}
     targets = (breakers or {}).get("targets", {})
     limiter = _limiter(limits or {})
     picture: dict[str, Any] = {
@@ -88,6 +91,9 @@ async def picture_of(services: Services) -> dict[str, Any]:
                 # Which of several shards did not answer, only that tells.
                 "reachable": host.reachable and host.fresh() and (answered or host is not one),
                 "restarts": host.incarnation[1],
+                # Known of who answers; who does not is unreachable.
+                "storage": known[host.name].get("storage", "ok"),
+                **_protected(known[host.name], host),
             }
             for one in services.consultants.values()
             for answered in (_answered(services, one, breakers, limits, cache, costs),)
@@ -102,16 +108,23 @@ async def picture_of(services: Services) -> dict[str, Any]:
     return picture
 
 
+def _protected(known: dict[str, Any], host: Consultant) -> dict[str, str]:
+    """What protects its rows; of one that is not reachable, why."""
+    told = {"protection": known["protection"]} if known.get("protection") else {}
+    return told if host.reachable else {**told, "problem": host.trouble}
+
+
 def _answered(services: Services, one: Consultant, *parts: Any) -> bool:
     asked = (services.breaker, services.limiter, services.cache, services.costs)
     return one not in asked or parts[asked.index(one)] is not None
 
 
 def _status(picture: dict[str, Any], services: Services) -> str:
-    unreachable = any(not one["reachable"] for one in picture["singletons"].values())
+    singletons = picture["singletons"].values()
+    ailing = any(not one["reachable"] or one["storage"] == "full" for one in singletons)
     breaker_open = picture["circuit_breaker"]["state"] in ("open", "forced_open")
     damaged = picture["costs"].get("ledger_damage") is not None
-    if unreachable or breaker_open or damaged or services.policy_problem is not None:
+    if ailing or breaker_open or damaged or services.policy_problem is not None:
         return "degraded"
     if picture["costs"].get("budget_used_percentage", 0.0) > 90.0:
         return "warning"
@@ -192,6 +205,9 @@ def _gauges(picture: dict[str, Any]) -> dict[str, float]:
         gauges[f'raygate_breaker_open{{target="{label(name)}"}}'] = float(is_open)
     for name, one in picture["singletons"].items():
         gauges[f'raygate_singleton_up{{singleton="{name}"}}'] = float(one["reachable"])
+        gauges[f'raygate_singleton_storage_full{{singleton="{name}"}}'] = float(
+            one["storage"] == "full"
+        )
         gauges[f'raygate_singleton_restarts{{singleton="{name}"}}'] = one["restarts"]
     return gauges
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from actors.errors import RaygateError
+from actors.errors import ProviderError, RaygateError
 from deployments.api.auth import authenticate, must_be_user
 from deployments.api.http import (
     JSON,
@@ -15,6 +15,7 @@ from deployments.api.http import (
     Receive,
     Scope,
     Send,
+    error_object,
     headers_of,
     parse_object,
     read_body,
@@ -23,6 +24,7 @@ from deployments.api.http import (
 )
 from deployments.api.reading import prompt_request
 from deployments.api.writing import (
+    EVENT_ENDS,
     PATIENCE_S,
     count_refusal,
     finish,
@@ -31,6 +33,7 @@ from deployments.api.writing import (
     reply_headers,
     send_head,
 )
+from deployments.deltas import listed, mapping
 from deployments.idempotency import once
 from deployments.pipeline import run
 from deployments.replay import data_of
@@ -85,7 +88,8 @@ async def _answer(services: Services, request: Request, send: Send) -> None:
 def text_of(completion: bytes) -> str:
     """The assistant's words in a chat completion ("" where it has none)."""
     choices = orjson.loads(completion).get("choices") or [{}]
-    return (choices[0].get("message") or {}).get("content") or ""
+    content = (choices[0].get("message") or {}).get("content")
+    return content if isinstance(content, str) else ""
 
 
 def result(request: Request, reply: Reply, text: str) -> dict[str, Any]:
@@ -124,7 +128,9 @@ async def _send_stream(services: Services, request: Request, reply: Reply, send:
         aclosing(_events(services, request, reply)) as events,
     ):
         async for name, content in events:
-            failed = failed or name == "error"
+            if failed:
+                continue  # read to its end, as it is paid for
+            failed = name == "error"
             if name == "delta":
                 words.append(content["text"])
             await send(
@@ -150,9 +156,14 @@ async def _events(
             yield event
     else:
         async with aclosing(pieces(services, request, reply)) as coming:
+            held: list[bytes] = []
             async for piece in coming:
-                for event in _deltas(piece):
-                    yield event
+                held.append(piece)
+                # A very long event comes in pieces.
+                if piece.endswith(EVENT_ENDS):
+                    whole, held = b"".join(held), []
+                    for event in _deltas(whole):
+                        yield event
 
 
 def _deltas(piece: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -160,11 +171,29 @@ def _deltas(piece: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     for data in data_of(piece):
         if data == b"[DONE]":
             continue
-        found = orjson.loads(data)
-        if "error" in found:
-            yield "error", found
+        try:
+            found = mapping(orjson.loads(data))
+            if found.get("error"):
+                failure = {"error": found["error"]}
+                orjson.dumps(failure)  # what is nested too deeply can't be sent on
+                yield "error", failure
+                return
+            words = _words_of(found)
+        except (TypeError, ValueError):
+            message = "The provider sent an event that can't be read."
+            yield "error", error_object(ProviderError(message, should_retry=False))
             return
-        for choice in found.get("choices") or ():
-            text = (choice.get("delta") or {}).get("content")
-            if text and choice.get("index", 0) == 0:
-                yield "delta", {"text": text}
+        if words:
+            yield "delta", {"text": words}
+
+
+def _words_of(chunk: dict[str, Any]) -> str:
+    """What the first choice says in a chunk. Raises ValueError for what is none."""
+    words = ""
+    for choice in map(mapping, listed(chunk.get("choices") or [])):
+        text = mapping(choice.get("delta") or {}).get("content") or ""
+        if choice.get("index", 0) == 0:
+            if not isinstance(text, str):
+                raise ValueError("the content is no text")
+            words += text
+    return words

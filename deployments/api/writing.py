@@ -18,6 +18,9 @@ PATIENCE_S = 5.0
 """After its deadline a stream ends with an error event; a client must take it within this."""
 
 
+EVENT_ENDS = (b"\n\n", b"\n\r\n")
+
+
 def reply_headers(request: Request, reply: Reply) -> Headers:
     """What `http-api` promises on every answer."""
     trace = request.trace
@@ -105,14 +108,18 @@ async def pieces(services: Services, request: Request, reply: Reply) -> AsyncGen
     live = reply.live
     assert live is not None
     outcome = 200
+    last = b""
     began = request.trace.elapsed_ns()
     try:
         while (piece := await live.piece()) is not None:
             if piece:
+                last = piece
                 yield piece
     except RaygateError as error:
         outcome = error.status
-        yield b"data: " + orjson.dumps(error_object(error)) + b"\n\n"
+        # A very long event may have been cut off in its middle.
+        end = b"" if not last or last.endswith(EVENT_ENDS) else b"\n\n"
+        yield end + b"data: " + orjson.dumps(error_object(error)) + b"\n\n"
     except (asyncio.CancelledError, GeneratorExit):
         outcome = 499
         raise

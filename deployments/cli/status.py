@@ -103,9 +103,9 @@ def _print(picture: dict[str, Any]) -> None:
             line(f"  {application}/{deployment}: {told or 'no replicas'}")
     singletons = picture["singletons"] or picture.get("health", {}).get("singletons")
     if singletons:
-        table = Table("singleton", "reachable", "epoch", "restarts", "node")
+        table = Table("singleton", "reachable", "epoch", "restarts", "storage", "node")
         for name, one in singletons.items():
-            cells = [one.get(key) for key in ("epoch", "restarts", "node_ip")]
+            cells = [one.get(key) for key in ("epoch", "restarts", "storage", "node_ip")]
             table.add_row(
                 name,
                 "yes" if one["reachable"] else "[red]no[/]",

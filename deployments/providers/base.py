@@ -114,13 +114,13 @@ class ProviderFailure(Exception):
 
 def outcome_of(status: int) -> Outcome:
     """What a reply's status says about the provider's health, in the circuit breaker's words."""
-    if 200 <= status < 300:
+    if status == 200:
         return "success"
     if status in (429, 529):
         return "throttled"
     if 400 <= status < 500 and status != 408:
         return "ignored"
-    # Redirects are not followed: a target that answers one serves nobody.
+    # Redirects are not followed, and a 204 holds no completion: such a target serves nobody.
     return "failure"
 
 

@@ -193,6 +193,21 @@ class StreamTail:
         return passed
 
 
+def has_event(data: bytes) -> bool:
+    """Whether the beginning of a stream holds a whole event (or a blank line before one)."""
+    return b"\n\n" in data or b"\n\r\n" in data
+
+
+def opening_error(data: bytes) -> bytes:
+    """The JSON of a stream's first event, comments passed over, where it is an error object."""
+    for event in _EVENT.finditer(data):
+        if b"data:" in event[1]:
+            parsed = _parse(event[1])
+            failed = parsed is not None and bool(parsed.get("error"))
+            return b"\n".join(_DATA.findall(event[1])) if failed else b""
+    return b""
+
+
 def _has_long_event(whole: bytes) -> bool:
     """Whether there may be one of more than MAX_EVENT_BYTES."""
     at = 0

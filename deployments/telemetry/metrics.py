@@ -16,6 +16,7 @@ _HELP = {
     "raygate_cost_nanodollars_total": "Money charged, by target, in 1e-9 US dollars",
     "raygate_fallbacks_total": "Fallbacks given, by reason",
     "raygate_request_seconds": "Time from request to answer (streams: to the first byte)",
+    "raygate_went_on_without_total": "Steps done without a singleton that was silent, by its name",
     "raygate_ledger_overruns_total": "Bills larger than what was reserved for them",
 }
 
@@ -26,6 +27,7 @@ _LABELS = {
     "raygate_tokens_total": ("target", "kind"),
     "raygate_cost_nanodollars_total": ("target",),
     "raygate_fallbacks_total": ("reason",),
+    "raygate_went_on_without_total": ("singleton",),
     "raygate_request_seconds_bucket": ("le",),
 }
 

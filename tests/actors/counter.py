@@ -41,6 +41,7 @@ class Counter(Bookkeeping):
             *("page", "spin", "wait", "waiting", "serve", "display", "hide"),
         )
     )
+    READS: ClassVar[frozenset[str]] = frozenset({"total", "refuse", "waiting"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,6 +3,7 @@ import contextlib
 import logging
 import pickle
 import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -468,15 +469,15 @@ async def test_a_host_that_has_forgotten_us_is_begun_with_anew(
 async def test_whatever_a_host_raises_is_ridden_through(
     asker: Consultant, line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """I9: a disk that is full for a while fails no ask; it is logged once per batch."""
+    """I9: a store that is locked for a while fails no ask; it is logged once per batch."""
     store: Any = line.host.store
     commit = store.commit
 
-    def full(*args: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def locked(*args: Any) -> None:
+        raise sqlite3.OperationalError("database is locked")
 
     await asker.ask("add", 1)
-    store.commit = full
+    store.commit = locked
     asked = asker.submit("add", 1)
     await until(lambda: len(line.sent) >= 5)
     assert not asker.reachable

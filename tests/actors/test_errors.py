@@ -51,6 +51,7 @@ def test_error_without_a_code_has_that_of_its_class(kind: type[RaygateError]) ->
         ("ProviderUnavailable", 503),
         ("Overloaded", 503),
         ("SingletonUnavailable", 503),
+        ("StorageFull", 503),
     ],
 )
 def test_status_is_the_documented_one(name: str, status: int) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from actors import formats
 from actors.cost_tracker import CostTracker
-from actors.host import HOST_TABLES, Host
+from actors.host import Host
+from actors.host_tables import HOST_TABLES
 from actors.ledger import TABLE, verify
 from actors.mechanism import Row
 from actors.store import Store, StoreError

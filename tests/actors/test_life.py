@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -275,7 +276,12 @@ async def test_a_host_notices_silence_and_not_those_who_watch(home: Home) -> Non
     kill(home._askers[0])
     await until(lambda: home.called)
     assert home.called == [dead]
-    assert await home.process().ask("lives") == {"owners": 2, "silent": 1}
+    assert await home.process().ask("lives") == {
+        "owners": 2,
+        "silent": 1,
+        "storage": "ok",
+        "protection": "",
+    }
     home.restart()
     assert home.host.info() | {"owners": 2, "silent": 0} == home.host.info()
     await until(lambda: len(home.called) == 2)
@@ -297,7 +303,7 @@ async def test_whoever_ends_is_forgotten_unless_it_holds_something(home: Home) -
 async def test_a_bury_that_is_undone_forgets_nobody(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full when it is to be committed: all is as before, and then as wanted."""
+    """A commit that fails twice: all is as before, and then as wanted."""
     life = a_life()
     await home.process(life).ask("take", "thing")
     kill(home._askers[0])
@@ -308,7 +314,7 @@ async def test_a_bury_that_is_undone_forgets_nobody(
         nonlocal failed
         failed += 1
         if failed < 3:
-            raise OSError(28, "No space left on device")
+            raise sqlite3.OperationalError("database is locked")
         commit(*args)
 
     other = home.process()

@@ -222,3 +222,19 @@ def test_a_long_line_is_not_walked_for_each_that_is_served(
     monkeypatch.setattr(obstacles, "met", counted)
     assert len(admitted_at(c.until(0.5))) == 500
     assert looks == 1000
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_has_asked_again_under_another_name_is_answered_by_it(restarted: bool) -> None:
+    """A caller that had to begin anew keeps its place in the line."""
+    c = Caller(requests("r", 1, 1))
+    c.acquire(0, ("r", 1))
+    for id in ("moved", "other"):
+        c.acquire(0, ("r", 1), id=id, wait=10, caller="p.old")
+    assert c.acquire(0.5, ("r", 1), id="moved", wait=10, caller="p.new") == Pending(ns(0.5))
+    if restarted:
+        c.late()
+        c.restart()
+    c.limiter.advance(ns(1))
+    [result] = c.limiter.take_changes().results
+    assert (result.caller, result.id) == ("p.new", "moved")

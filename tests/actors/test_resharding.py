@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors import clock, resharding, store
+from actors import clock, resharding, store, store_files
 from actors.consultant import Consultant
 from actors.host import Host
 from actors.limits import Take, Wish
@@ -253,7 +253,7 @@ async def test_stores_that_are_in_use_are_not_dealt_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host of an earlier home lives: the new one says so and tries again."""
-    monkeypatch.setattr(store, "_LOCK_PATIENCE_S", 0.05)
+    monkeypatch.setattr(store_files, "_LOCK_PATIENCE_S", 0.05)
     names = shard_names("rate_limiter", 3)
     async with running(tmp_path, "rate_limiter", 1):
         with pytest.raises(StoreError, match="held by another process"):

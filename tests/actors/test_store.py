@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import filesystems, pages
-from actors import store as module
+from actors import filesystems, pages, store_files
 from actors.errors import InvalidRequest
 from actors.mechanism import Row
 from actors.store import Store, StoreError
@@ -257,7 +256,7 @@ def _hold_for_a_while(path: Path, held: Any, over: Any) -> None:
 
 def test_two_processes_never_hold_one_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """I10: the second is refused while the first lives, and let in when it is gone."""
-    monkeypatch.setattr(module, "_LOCK_PATIENCE_S", 0.05)
+    monkeypatch.setattr(store_files, "_LOCK_PATIENCE_S", 0.05)
     spawn = multiprocessing.get_context("spawn")
     held, over = spawn.Event(), spawn.Event()
     holder = spawn.Process(target=_hold_for_a_while, args=(path, held, over))

@@ -41,10 +41,16 @@ class Nodes:
         self.raygate[node.node_id] = node
         return str(node.node_id)
 
+    def processes(self, id: str) -> list[int]:
+        """The raylet of a node, and all that it has started."""
+        found = raylet(self.raygate[id])
+        return [found, *children(found)]
+
     def kill(self, id: str) -> None:
         """Kill -9 of a node: its raylet and all that runs there."""
+        pids = self.processes(id)
         node = self.raygate.pop(id)
-        for pid in (raylet(node), *children(raylet(node))):
+        for pid in pids:
             kill_process(pid)
         self._cluster.remove_node(node, allow_graceful=False)
 

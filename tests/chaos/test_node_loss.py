@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import ray
+from ray.util.state import list_actors
 
 from actors import home, registry
 from actors.consultant import Consultant
+from actors.host_actor import standby_name
 from actors.ray_transport import RayTransport
 from actors.registry import Home
-from tests.actors.counter import CALENDAR
+from actors.watchdog import seen
+from tests.actors.counter import CALENDAR, FACTORY
 from tests.chaos.conftest import Nodes, kill_process
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +90,7 @@ async def info(name: str) -> dict[str, Any]:
 async def protected(name: str, within_s: float = 30.0) -> dict[str, Any]:
     """The host's own word, once it has a standby."""
     async with asyncio.timeout(within_s):
-        while not (told := await info(name))["protection"].startswith("standby"):
+        while not (told := await info(name))["protection"].startswith("standby"):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     return told
 
@@ -138,12 +141,62 @@ async def test_a_frozen_standby_is_gone_on_without(nodes: Nodes, name: str, tmp_
         assert await asker.ask("total") == done
 
 
+async def test_a_frozen_node_that_wakes_up_has_nothing_to_say(
+    nodes: Nodes, name: str, tmp_path: Path
+) -> None:
+    """I10: stopped, replaced, and awake again: its host ends, and the sum is exact."""
+    place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
+    async with caller(name, place) as asker:
+        load = Load(asker)
+        told = await protected(name)
+        await load.until(100)
+        frozen = nodes.processes(told["node"])
+        for pid in frozen:
+            kill_process(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        await asyncio.sleep(0.5)
+        await load.until(1)
+        assert time.monotonic() - began < RECOVERY_S + 5.0
+        for pid in frozen:
+            kill_process(pid, signal.SIGCONT)
+        await load.until(200)
+        assert (await info(name))["node"] != told["node"]
+        async with asyncio.timeout(20):
+            while seen(told["pid"]) is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        nodes.kill(told["node"])
+        done = await load.stop()
+        assert await asker.ask("total") == done
+
+
+async def test_a_frozen_host_is_killed_by_its_neighbours(
+    nodes: Nodes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGSTOP: it is gone on from its store within seconds, by another process."""
+    monkeypatch.setitem(registry.SINGLETONS, "neighbour", FACTORY)
+    place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
+    neighbour = RayTransport(name, "neighbour", place)
+    async with caller(name, place) as asker:
+        other = Consultant("neighbour", neighbour)
+        other.start()
+        await other.ask("total")
+        load = Load(asker)
+        await load.until(100)
+        told = await info(name)
+        began = time.monotonic()
+        kill_process(told["pid"], signal.SIGSTOP)
+        await asyncio.sleep(0.2)
+        await load.until(1)
+        assert time.monotonic() - began < RECOVERY_S
+        assert (await info(name))["pid"] != told["pid"]
+        await other.close(0.5)
+        neighbour.close()
+        done = await load.stop()
+        assert await asker.ask("total") == done
+
+
 def standby_process(name: str, node: str) -> int:
     """The process of the standby on a node."""
-    from ray.util.state import list_actors  # noqa: PLC0415
-
-    from actors.host_actor import standby_name
-
     [found] = [one for one in list_actors() if one.name == standby_name(node)]
     assert found.pid is not None
     return int(found.pid)

@@ -28,7 +28,7 @@ async def test_the_whole_picture_for_an_admin(stack: Stack) -> None:
     assert health["costs"]["today_cost"] > 0
     assert set(health["singletons"]) == set(stack.services.consultants)
     assert all(
-        one == {"epoch": 1, "reachable": True, "restarts": 0}
+        one == {"epoch": 1, "reachable": True, "restarts": 0, "storage": "ok"}
         for one in health["singletons"].values()
     )
 
@@ -48,7 +48,7 @@ async def test_nearly_used_up_is_a_warning(stack: Stack) -> None:
     await stack.policy(limits=[{"name": "nearly", "rate": 1, "per": "hour", "burst": 1}])
     await stack.chat("the last one")
     _, health, _ = await stack.call("GET", "/health")
-    assert health["status"] == "warning"
+    assert health["status"] == "warning", health
     price = {"input_per_mtok": 0, "output_per_mtok": 1000}
     await stack.policy(
         models={"gpt-4o-mini": {"targets": ["simulated/gpt-4o-mini"], "price": price}},

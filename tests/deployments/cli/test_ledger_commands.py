@@ -92,7 +92,7 @@ async def test_a_month_is_exported_by_itself(tmp_path: Path) -> None:
     for moved in (False, True):
         if moved:
             world = World(home)
-            while world.host._store.move_months(1_798_000_000 * 10**9):
+            while world.host.store.move_months(1_798_000_000 * 10**9):
                 pass
             world.host.close()
         for what, rows in ((("--month", "2026-10"), 35), (("--since", "2026-11-01"), 20)):

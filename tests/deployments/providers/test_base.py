@@ -34,7 +34,8 @@ def test_retry_after_is_read_in_every_form(headers: dict[str, str], wait_s: floa
     ("status", "outcome"),
     [
         (200, "success"),
-        (204, "success"),
+        (202, "failure"),
+        (204, "failure"),
         (302, "failure"),
         (400, "ignored"),
         (401, "ignored"),
