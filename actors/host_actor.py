@@ -95,7 +95,7 @@ class HostActor:
         self._tenure = Tenure(self._in_charge, self._end)
         self._to_standby: LineTransport | None = None
         self._mirror: Mirror | None = None
-        if mechanism_of(factory).DURABLE:
+        if mechanism_of(factory).MIRRORED:
             self._mirror = keeper = Mirror(
                 host, factory, self._host.store, self._host.lived, path,
                 self._terms, latest, self._tenure, self._standby_at, self._end,

@@ -4,10 +4,13 @@ import contextlib
 
 import psutil
 
+from actors.mechanism import mechanism_of
+from actors.registry import SINGLETONS
+from actors.sharded import singleton_of
 from benchmarks.on_ray import Gateway
 from deployments.cli import processes
 
-DURABLE = ("cost_tracker", "key_store", "prompt_registry", "experiment_manager")
+MIRRORED = {name for name, where in SINGLETONS.items() if mechanism_of(where).MIRRORED}
 
 
 def find(gateway: Gateway, what: str) -> list[psutil.Process]:
@@ -33,7 +36,11 @@ def well(gateway: Gateway) -> str:
     for host, told in gateway.do("describe").items():
         if not told["reachable"]:
             return f"{host} is not reachable"
-        if gateway.setting.nodes and host in DURABLE and not told["protection"].startswith("standby"):
+        if (
+            gateway.setting.nodes
+            and singleton_of(host) in MIRRORED
+            and not told["protection"].startswith("standby")
+        ):
             return f"{host} has no standby"
     try:
         gateway.do("wanted")
