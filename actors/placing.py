@@ -48,6 +48,12 @@ def term_of(name: str, host: str, factory: str, place: Home) -> tuple[Term, bool
     return taken, True
 
 
+def node_is_gone(name: str, host: str) -> bool:
+    """Whether the node is gone on which a host runs, by the term in force."""
+    latest = homes.terms_of(name).latest(host)
+    return latest is not None and all(node.id != latest.primary.node for node in nodes.preferred())
+
+
 def survey(name: str, place: Home, at: list[Node]) -> dict[str, list[Found]]:
     """All copies of all hosts' rows on these nodes, by node."""
     told = nodes.everywhere(look, at, _LOOK_S, name, place.folder)
