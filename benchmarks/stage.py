@@ -30,6 +30,7 @@ from actors.ray_transport import RayTransport
 from benchmarks.on_ray import Setting
 
 _BACK_S = 60.0
+_DEPLOY_S = 300.0
 
 
 def main(address: str, port: str, storage: str, setting: str) -> None:
@@ -135,12 +136,29 @@ class Stage:
         config = ServeDeploySchema.parse_obj({"applications": applications})
         client = _get_global_client()
         assert client is not None
-        client.deploy_apps(config, _blocking=True)
+        # By itself Serve waits for a minute only: a rolling redeploy takes longer.
+        began_s = time.time()
+        client.deploy_apps(config)
+        give_up = time.monotonic() + _DEPLOY_S
+        while not all(self._runs(one["name"], began_s) for one in applications):
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"not deployed after {_DEPLOY_S:g} s")
+            time.sleep(0.2)
 
     def scale(self, replicas: int) -> None:
         """Deploy it with another number of replicas."""
         self.setting = replace(self.setting, replicas=replicas)
         self.deploy(self._policy)
+
+    def _runs(self, application: str, since_s: float) -> bool:
+        client = _get_global_client()
+        assert client is not None
+        found = client.get_serve_details()["applications"].get(application)
+        if found is None or found["last_deployed_time_s"] < since_s:
+            return False
+        if found["status"] == "DEPLOY_FAILED":
+            raise RuntimeError(found["message"])
+        return bool(found["status"] == "RUNNING")
 
     def wanted(self, _: None) -> int:
         """How many replicas of the gateway Serve means to have."""
