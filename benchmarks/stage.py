@@ -44,6 +44,8 @@ def main(address: str, port: str, storage: str, setting: str) -> None:
     commands: dict[str, Callable[[Any], Any]] = {
         "bootstrap": stage.bootstrap,
         "deploy": stage.deploy,
+        "begin": stage.begin,
+        "deployed": stage.deployed,
         "scale": stage.scale,
         "describe": stage.describe,
         "back": stage.back,
@@ -76,6 +78,8 @@ class Stage:
         # Each node has its own home.
         self._state = "~/raygate" if setting.nodes else str(storage)
         self._release: dict[str, Any] = {}
+        self._deploying: list[str] = []
+        self._deployed_s = 0.0
         providers = list(setting.providers)
         if setting.models:
             url = f"http://127.0.0.1:{port}/simulated/v1"
@@ -109,6 +113,31 @@ class Stage:
 
     def deploy(self, policy: Any) -> None:
         """Deploy what there is as `serve deploy` does; again: what has changed of it."""
+        self.begin(policy)
+        # By itself Serve waits for a minute only: a rolling redeploy takes longer.
+        give_up = time.monotonic() + _DEPLOY_S
+        while not self.deployed(None):
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"not deployed after {_DEPLOY_S:g} s")
+            time.sleep(0.2)
+
+    def deployed(self, _: None) -> bool:
+        """Whether what was last deployed runs. Raises RuntimeError where it can't."""
+        client = _get_global_client()
+        assert client is not None
+        every = client.get_serve_details()["applications"]
+        for name in self._deploying:
+            found = every.get(name)
+            if found is None or found["last_deployed_time_s"] < self._deployed_s:
+                return False
+            if found["status"] == "DEPLOY_FAILED":
+                raise RuntimeError(found["message"])
+            if found["status"] != "RUNNING":
+                return False
+        return True
+
+    def begin(self, policy: Any) -> None:
+        """Begin to deploy, and wait for nothing."""
         self._policy = policy
         scaling = self.setting.scaling
         replicas: dict[str, Any] = {"num_replicas": self.setting.replicas}
@@ -136,29 +165,14 @@ class Stage:
         config = ServeDeploySchema.parse_obj({"applications": applications})
         client = _get_global_client()
         assert client is not None
-        # By itself Serve waits for a minute only: a rolling redeploy takes longer.
-        began_s = time.time()
+        self._deploying = [one["name"] for one in applications]
+        self._deployed_s = time.time()
         client.deploy_apps(config)
-        give_up = time.monotonic() + _DEPLOY_S
-        while not all(self._runs(one["name"], began_s) for one in applications):
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"not deployed after {_DEPLOY_S:g} s")
-            time.sleep(0.2)
 
     def scale(self, replicas: int) -> None:
         """Deploy it with another number of replicas."""
         self.setting = replace(self.setting, replicas=replicas)
         self.deploy(self._policy)
-
-    def _runs(self, application: str, since_s: float) -> bool:
-        client = _get_global_client()
-        assert client is not None
-        found = client.get_serve_details()["applications"].get(application)
-        if found is None or found["last_deployed_time_s"] < since_s:
-            return False
-        if found["status"] == "DEPLOY_FAILED":
-            raise RuntimeError(found["message"])
-        return bool(found["status"] == "RUNNING")
 
     def wanted(self, _: None) -> int:
         """How many replicas of the gateway Serve means to have."""

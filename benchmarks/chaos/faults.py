@@ -24,7 +24,6 @@ WHOLE_S = 120.0
 _LOOK_S = 0.25
 _STOPPED_S = (2.0, 8.0)
 _FAILING_S = 6.0
-_HOST = "ray::HostActor"
 _FAILING: tuple[dict[str, Any], ...] = (
     {"outage": True},
     {"error_rate": 0.5, "error_status": 503},
@@ -174,40 +173,58 @@ class Faults:
         return "day's budget", {}
 
     async def _change_code(self) -> tuple[str, dict[str, float]]:
-        """A rolling redeploy to a newer release, or back; a host is killed in the middle of it."""
-        before = {one.pid for one in await asyncio.to_thread(find, self._gateway, _HOST)}
+        """A rolling redeploy to a newer release, or back; a host is killed in the middle of it.
+
+        Old replicas run then, too: none of them may bring an old host back.
+        """
         self._newer = not self._newer
         path = None
         if self._newer:
             self._release += 1
             path = str(release(self._gateway.storage, self._release))
-        await asyncio.to_thread(self._gateway.do, "release", path)
-        deploying = asyncio.create_task(
-            asyncio.to_thread(self._gateway.do, "deploy", self._policy), name="deploy"
-        )
-        if path is not None:
-            await self._kill_a_new_host(before)
-        await deploying
-        if path is None:
-            await asyncio.to_thread(self._gateway.do, "roll_back")
+        do = self._gateway.do
+        before = (await asyncio.to_thread(do, "describe"))["response_cache"]["code"]
+        await asyncio.to_thread(do, "release", path)
+        await asyncio.to_thread(do, "begin", self._policy)
+        if self._newer:
+            await self._until_changed(before, kill=True)
+        async with asyncio.timeout(WHOLE_S):
+            while not await asyncio.to_thread(do, "deployed"):
+                await asyncio.sleep(_LOOK_S)
+        if not self._newer:
+            await asyncio.to_thread(do, "roll_back")
+            await self._until_changed(before, kill=False)
         await self.until_well()
-        told = await asyncio.to_thread(self._gateway.do, "describe")
+        told = await asyncio.to_thread(do, "describe")
         codes = {one["code"] for one in told.values()}
         newest = f"{self._release}.0.0"
         if len(codes) != 1 or (newest in codes) != self._newer:
             raise RuntimeError(f"hosts of {sorted(codes)} run; newer ones wanted: {self._newer}")
         return f"to {codes.pop()}", {}
 
-    async def _kill_a_new_host(self, before: set[int]) -> None:
-        """While old replicas run, too: none of them may bring an old host back."""
+    async def _until_changed(self, before: str, kill: bool) -> None:
+        """Wait until a cache of other code answers, and note when the old one went.
+
+        kill: one of the new hosts, as soon as it answers.
+        """
+        noted = False
         async with asyncio.timeout(WHOLE_S):
             while True:
-                hosts = await asyncio.to_thread(find, self._gateway, _HOST)
-                new = [one.pid for one in hosts if one.pid not in before]
-                if len(new) >= len(before) // 2:
+                told = await asyncio.to_thread(self._gateway.do, "describe")
+                cache = told["response_cache"]
+                if not noted and cache.get("code") != before:
+                    # As after a kill: what was cached is gone.
+                    self._kills.append(Kill(time.time_ns(), "response_cache", 0))
+                    noted = True
+                new = sorted(
+                    host for host, one in told.items() if one["reachable"] and one["code"] != before
+                )
+                if "response_cache" in new:
                     break
                 await asyncio.sleep(_LOOK_S)
-        self._kill("host", self._dice.choice(new))
+        if kill:
+            host = self._dice.choice(new)
+            self._kill(host, told[host]["pid"])
 
     async def _fail_provider(self) -> tuple[str, dict[str, float]]:
         knobs = self._dice.choice(_FAILING)
