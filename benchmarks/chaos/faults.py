@@ -97,7 +97,7 @@ class Faults:
         missing = "?"
         try:
             async with asyncio.timeout(WHOLE_S):
-                while missing := await asyncio.to_thread(well, self._gateway):
+                while missing := await asyncio.to_thread(well, self._gateway):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             raise TimeoutError(f"not well after {WHOLE_S:g} s: {missing}") from None
@@ -189,7 +189,7 @@ class Faults:
         if self._newer:
             await self._until_changed(before, kill=True)
         async with asyncio.timeout(WHOLE_S):
-            while not await asyncio.to_thread(do, "deployed"):
+            while not await asyncio.to_thread(do, "deployed"):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_S)
         if not self._newer:
             await asyncio.to_thread(do, "roll_back")

@@ -64,7 +64,8 @@ def chaos(
     """Make chaos under load, and judge it.
 
     seconds: after so long no other fault is made; None: after each was made in each round.
-    only: these faults alone. nodes: for singletons, beside the head. keep: a folder for what is otherwise removed. tell: told what goes on.
+    only: these faults alone. nodes: for singletons, beside the head. keep: a folder for what is
+    otherwise removed. tell: told what goes on.
     """
     cell = Cell(replicas, clients, "chaos")
     # Nobody goes on without a singleton, so that every promise is to be kept.
@@ -100,7 +101,7 @@ def chaos(
         # What a dead or frozen process has on loan is withheld until that is known.
         breaches = run.findings.breaches
         run.findings.breaches = [each for each in breaches if each.invariant != "I13"]
-        run.findings.add(_recovery(run.struck))
+        run.findings.add(recovery(run.struck))
         (folder / "struck.json").write_text(json.dumps([one._asdict() for one in run.struck]))
     return run
 
@@ -128,7 +129,8 @@ async def _trouble(
     await asyncio.sleep(_CALM_S[1])
 
 
-def _recovery(struck: list[Struck]) -> Findings:
+def recovery(struck: list[Struck]) -> Findings:
+    """Singletons that were away for longer than is promised."""
     findings = Findings()
     for fault, most_s in (("singleton killed", PROCESS_BACK_S), ("node killed", NODE_BACK_S)):
         took_s = [each for one in struck if one.fault == fault for each in one.back_s.values()]
