@@ -149,7 +149,7 @@ class Archive:
             if place is not None and month.file.month > place[0]:
                 continue
             number = place[1] if place is not None and month.file.month == place[0] else None
-            block = _block_before(month.file, number)
+            block = block_before(month.file, number)
             if block is not None:
                 return block
         return None
@@ -252,7 +252,8 @@ def _looked_at(file: MonthFile) -> Month:
         return Month(file, None, str(error))
 
 
-def _block_before(file: MonthFile, number: int | None) -> Block | None:
+def block_before(file: MonthFile, number: int | None) -> Block | None:
+    """The block of a month's file before the one with this number (None: the last)."""
     try:
         got = file.before(number)
     except StoreDamaged as error:

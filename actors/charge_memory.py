@@ -120,10 +120,12 @@ class Memory:
         return sorted(found, key=lambda charge: charge.id)
 
     def bury(self, owner: str) -> None:
-        """Nothing comes from this owner again."""
+        """Nothing comes from this owner again; what is not old yet goes as everybody's does.
+
+        Who was buried is not stored: a restart must not remember them in another way.
+        """
         for sealed in self._spared.pop(owner, ()):
             self._drop(sealed)
-        self._ends.pop(owner, None)
 
     def due_ns(self) -> int:
         """When there is something to forget."""

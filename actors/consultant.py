@@ -44,9 +44,7 @@ log = logging.getLogger(__name__)
 class Consultant(Viewer):
     """Asks one singleton.
 
-    name: for messages.
-    transport: how to reach it.
-    life: of this process; needed by who holds anything there.
+    name: for messages. transport: how to reach it. life: of this process; needed by who holds anything there.
     linger_s: how long what is told may wait for company.
 
     reachable: whether it answered last time; trouble: why not, when it did not.
@@ -54,8 +52,7 @@ class Consultant(Viewer):
         where its arrival was not noticed.
     crowd: how many requests this process is working on; the more, the longer a command
         waits for others to share its batch (12 ms at most; alone, not at all).
-
-    `start()` on the event loop before use; `close()` delivers what was told and stops.
+    put_off: what was told, and can't be written down there at present.
     """
 
     def __init__(
@@ -81,7 +78,7 @@ class Consultant(Viewer):
         self._waiting: dict[str, Item] = {}
         self._early: dict[str, Any] = {}
         self._departure = Departure()
-        self._put_off = PutOff(self._queue, self._departure)
+        self.put_off = PutOff(self._queue, self._departure)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -101,7 +98,7 @@ class Consultant(Viewer):
         self._departure.within(0.0)
         await self._delivered(give_up := time.monotonic() + patience_s)
         if self._life is not None and self._number > 0:
-            self._put_off.tell(Item("goodbye", ()), 0.0)
+            self.put_off.tell(Item("goodbye", ()), 0.0)
             await self._delivered(give_up)
         for task in self._tasks:
             task.cancel()
@@ -109,13 +106,13 @@ class Consultant(Viewer):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         end = SingletonUnavailable(f"{self.name} is not asked any more")
-        for item in (*self._in_flight, *self._put_off, *self._queue, *self._waiting.values()):
+        for item in (*self._in_flight, *self.put_off, *self._queue, *self._waiting.values()):
             item.fail(end)
         self._queue.clear()
-        self._put_off.close()
+        self.put_off.close()
 
     async def _delivered(self, give_up: float) -> None:
-        while (self._queue or self._in_flight or self._put_off) and time.monotonic() < give_up:  # noqa: ASYNC110
+        while (self._queue or self._in_flight or self.put_off) and time.monotonic() < give_up:  # noqa: ASYNC110
             # Once in a process's life: not worth an event on the way of every batch.
             await asyncio.sleep(0.005)
 
@@ -131,7 +128,7 @@ class Consultant(Viewer):
         on_pending: called when the command has to wait for its result.
         Raises Overloaded when too much is queued already.
         """
-        if len(self._queue) + len(self._put_off) >= _MAX_QUEUED:
+        if len(self._queue) + len(self.put_off) >= _MAX_QUEUED:
             raise Overloaded(f"{self.name} can't keep up with its callers", retry_after_s=1.0)
         future = asyncio.get_running_loop().create_future()
         self._queue.append(_new(Item, (command, args, future, on_pending, None)))
@@ -152,14 +149,14 @@ class Consultant(Viewer):
         Never refused: what is told gives back what was taken, or says what was spent. Where
         the singleton can't write it down, it is told again after a pause, in its order.
         """
-        self._put_off.tell(_new(Item, (command, args, None, None, None)), self._linger_s)
+        self.put_off.tell(_new(Item, (command, args, None, None, None)), self._linger_s)
 
     def report(self, heard: Callable[[Any], None], command: str, *args: Any) -> None:
         """Tell, and have `heard` called with the reply, or with the error in its place.
 
         Not for commands that may be answered PENDING.
         """
-        self._put_off.tell(_new(Item, (command, args, None, None, heard)), self._linger_s)
+        self.put_off.tell(_new(Item, (command, args, None, None, heard)), self._linger_s)
 
     async def _send(self) -> None:
         while True:
@@ -207,7 +204,7 @@ class Consultant(Viewer):
         batch, self._in_flight = self._in_flight, ()
         for item, reply in zip(batch, replies, strict=True):
             self._hand_out(item, reply)
-        self._put_off.settle()
+        self.put_off.settle()
         self._early.clear()
 
     def _unreachable(self, why: TransportError) -> None:
@@ -243,7 +240,7 @@ class Consultant(Viewer):
             self._queue.append(item)
             self._departure.within(0.0)
         elif future is None and isinstance(reply, StorageFull):
-            self._put_off.refused(item)
+            self.put_off.refused(item)
         elif heard is not None:
             call_back(heard, reply)
         elif future is None:

@@ -78,6 +78,7 @@ class Audit:
 
     checked: how many rows have been looked at. done: whether there are no more.
     findings: what was found, newest first; `found` counts those that nobody has accepted.
+    bad: the batches that can't be read, or are not where they should be.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Audit:
         self.done = False
         self.found = 0
         self.findings: list[Finding] = []
+        self.bad: list[Block] = []
 
     @property
     def progress(self) -> Progress:
@@ -125,6 +127,7 @@ class Audit:
             self._crossing |= before is not None and before[0] == "" != block.place[0]
             self._place = block.place
             if block.problem is not None:
+                self.bad.append(block)
                 last = int(block.rows[-1][0]) if block.rows else self._sequence
                 self._find(last, last, f"can't be trusted: {block.problem}")
             for key, raw in reversed(block.rows):

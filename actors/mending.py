@@ -8,7 +8,7 @@ ledger. Rows that are lost or changed stay so, and are signed off by a row of th
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,36 +16,33 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from actors import budget_terms, ledger, periods
-from actors.added_budgets import TABLE as ADDED
-from actors.archive import Block
-from actors.budget_terms import Terms
-from actors.charges import Facts, Usage
+from actors import ledger
+from actors.archive import Block, Month, block_before
 from actors.cost_tracker import CostTracker
 from actors.host_tables import HOST_TABLES
-from actors.ledger import ACCEPTED, Chain, Entry
+from actors.ledger import ACCEPTED, Chain
 from actors.ledger_audit import Audit, Finding
 from actors.mechanism import Row
 from actors.offline_store import OfflineStore
-from actors.spending import Spending
+from actors.recount import charges, counted
 from actors.store import Store
-from actors.store_errors import StoreDamaged, StoreError
+from actors.store_errors import StoreError
 
 _TABLES = {**CostTracker.TABLES, **HOST_TABLES}
-_SUMMED = ("accounts", "spending")
 _ROWS_AT_ONCE = 20_000
-
-_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
 class Diagnosis(NamedTuple):
-    """What is wrong. anew: the database must be written anew, because of these problems.
+    """What is wrong.
 
+    anew: the database must be written anew, because of these problems; months: so must the files
+    of these.
     accept: findings that nobody has accepted yet. lost: the first and last number of rows that
     were written behind the last one there is. noted: what a host has noted about damage.
     """
 
     anew: list[str]
+    months: list[str]
     accept: list[Finding]
     lost: tuple[int, int] | None
     noted: str | None
@@ -53,7 +50,7 @@ class Diagnosis(NamedTuple):
     @property
     def sound(self) -> bool:
         """Whether there is nothing to mend."""
-        return not (self.anew or self.accept or self.lost or self.noted)
+        return not (self.anew or self.months or self.accept or self.lost or self.noted)
 
 
 def diagnosed(store: OfflineStore) -> Diagnosis:
@@ -70,7 +67,9 @@ def diagnosed(store: OfflineStore) -> Diagnosis:
         if each.accepted is None and not (lost and each.first >= lost[0])
     ]
     noted = store.live.get("meta", {}).get("damage")
-    return Diagnosis(list(store.problems), _merged(accept), lost, noted)
+    anew = [*store.problems, *(str(one.problem) for one in audit.bad if not one.place[0])]
+    months = {one.place[0] for one in audit.bad if one.place[0]}
+    return Diagnosis(anew, sorted(months), _merged(accept), lost, noted)
 
 
 def mend(path: Path, found: Diagnosis, now: int, by: str, reason: str) -> list[Path]:
@@ -81,10 +80,14 @@ def mend(path: Path, found: Diagnosis, now: int, by: str, reason: str) -> list[P
     """
     store = OfflineStore(path)
     try:
+        copies = _copied(path, now)
+        for month in list(store.archive.months):
+            if month.file.month in found.months:
+                copies.append(_month_anew(month, now))
+        store.archive.look_again()
         last = _last(store)
         signed = [(each, _hash_of_row(store, each.first - 1)) for each in reversed(found.accept)]
         meta = store.live.get("meta", {}).get("ledger")
-        copies = _copied(path, now)
         if found.anew:
             _write_anew(store, now)
     finally:
@@ -190,6 +193,26 @@ def _copied(path: Path, now: int) -> list[Path]:
     return copies
 
 
+def _month_anew(month: Month, now: int) -> Path:
+    """Leave in a month's file what can be read there; returns the copy of what was."""
+    blocks, number = [], None
+    while (block := block_before(month.file, number)) is not None:
+        number = block.place[1]
+        blocks += [block.rows] if block.rows else []
+    path = month.file.path
+    old = path.with_name(f"{path.name}.before-{now // 10**9}")
+    shutil.copy2(path, old)
+    month.file.path = path.with_suffix(".mending")
+    month.file.path.unlink(missing_ok=True)
+    for rows in reversed(blocks):
+        month.file.append(rows)
+    if blocks:
+        os.replace(month.file.path, path)
+    else:
+        path.unlink()
+    return old
+
+
 def _write_anew(store: OfflineStore, now: int) -> None:
     """Put what can be read into a new database, in the place of the old one."""
     path = store.path
@@ -201,7 +224,7 @@ def _write_anew(store: OfflineStore, now: int) -> None:
         for block in _blocks(store):
             made.archive().put_back(block)
         live = {table: rows for table, rows in store.live.items() if table in _TABLES}
-        for table, rows in counted(_entries(store, made), live, now).items():
+        for table, rows in counted(charges(store, made), live, now).items():
             made.commit(Row(table, key, value) for key, value in rows.items())
     finally:
         made.close()
@@ -225,66 +248,3 @@ def _blocks(store: OfflineStore) -> Iterator[Block]:
     except sqlite3.DatabaseError:
         pass
     yield from store.archive.from_the_beginning(first)
-
-
-def counted(
-    entries: Iterable[Entry], live: Mapping[str, Any], now: int
-) -> dict[str, dict[str, Any]]:
-    """The live rows with the sums counted anew from the ledger.
-
-    What was spent by day, and of the present periods of all budgets. Charges that the ledger
-    shows as paid are held no more.
-    """
-    meta = live.get("meta", {})
-    known = [Terms(*each) for each in meta["policy"][2]] if "policy" in meta else []
-    terms = known or list(budget_terms.parse({}))
-    terms += [
-        Terms(*each) for each in live.get(ADDED, {}).values() if len(each) == len(Terms._fields)
-    ]
-    spans = [(each, periods.span(each.period, periods.zone(each.timezone), now)) for each in terms]
-    spending, accounts = Spending(), dict[str, int]()
-    estimates: dict[str, Usage] = {}
-    paid: set[str] = set()
-    for entry in entries:
-        usage = Usage(entry.input, entry.cached, entry.output, entry.reasoning)
-        facts = Facts(*entry[9:15], entry.tags)
-        before = estimates.pop(entry.charge_id, None)
-        if entry.state == "estimated":
-            estimates[entry.charge_id] = usage
-        paid.add(entry.charge_id)
-        more = (
-            usage if before is None else Usage(*(a - b for a, b in zip(usage, before, strict=True)))
-        )
-        spending.add(entry.day, facts, entry.change_nanos, int(before is None), more)
-        for each, span in spans:
-            subject = "" if each.scope == "cluster" else str(getattr(facts, each.scope, ""))
-            if entry.at_ns >= span.start_ns and (subject or each.scope == "cluster"):
-                key = f"{each.name}|{span.label}|{subject}"
-                accounts[key] = accounts.get(key, 0) + entry.change_nanos
-    kept = {table: dict(rows) for table, rows in live.items() if table not in _SUMMED}
-    kept["charges"] = {id: row for id, row in kept.get("charges", {}).items() if id not in paid}
-    kept["accounts"] = {key: [posted, False, 0] for key, posted in accounts.items() if posted}
-    kept["spending"] = {row.key: row.value for row in spending.take_rows()}
-    return kept
-
-
-def _entries(store: OfflineStore, made: Store) -> Iterator[Entry]:
-    """Every charge that can be read: of the months, and of the new database."""
-    for month in store.archive.months:
-        try:
-            for _, raw in month.file.later("") if month.span else ():
-                yield from _charge(raw)
-        except StoreDamaged:
-            continue
-    for key, value in made.archive().later(""):
-        if key > store.archive.moved:
-            yield from _charge(msgspec.msgpack.encode(value))
-
-
-def _charge(raw: Any) -> Iterator[Entry]:
-    try:
-        entry = _entry(raw)
-    except msgspec.DecodeError:
-        return
-    if entry.state != ACCEPTED:
-        yield entry

@@ -73,7 +73,7 @@ class Mirror:
         self._places = places
         self._on_over = on_over
         self._word = secrets.token_hex(8)
-        self._over = self._doubtful = False
+        self._over = self._doubtful = self._complete = False
         # Bound: nothing is told before the standby has it. So it is after a restart, until
         # it is known what the standby has.
         self._bound = term.standby is not None
@@ -89,7 +89,7 @@ class Mirror:
     def protection(self) -> str:
         """What protects this host's rows at present, in a word for operators."""
         standby = self.term.standby
-        if self._bound and standby is not None:
+        if self._complete and standby is not None:
             return f"standby on {standby.machine}"
         return "store only"
 
@@ -152,6 +152,7 @@ class Mirror:
         self._unsent.clear()
         self._unsent_bytes = 0
         await self._ship([pack(lacking)])
+        self._complete = True
 
     async def _join(self) -> None:
         """Bring a new standby to where this store is, and make it part of the next term."""
@@ -174,6 +175,7 @@ class Mirror:
         number, peer = self.term.number, self.term.primary.machine
         await self._call("stand", self._host, self._word, number, peer)
         await asyncio.to_thread(Standing(number, "primary", place.copy.machine).write, self._path)
+        self._complete = True
         log.info("%s has a standby on %s", self._host, place.copy.machine)
 
     async def _feed(self) -> None:
@@ -212,7 +214,7 @@ class Mirror:
             return
         log.warning("%s goes on without a standby", self._host)
         await asyncio.to_thread(Standing(self.term.number, "primary").write, self._path)
-        self._bound = self._doubtful = False
+        self._bound = self._doubtful = self._complete = False
         self._unsent.clear()
         self._unsent_bytes = 0
         self._arrived = self._sent

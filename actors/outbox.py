@@ -36,9 +36,8 @@ _FIRST_LINE = b"raygate outbox 1\n"
 _HEAD = struct.Struct("<II")
 
 log = logging.getLogger(__name__)
-
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder().decode
+_unpack = msgspec.msgpack.Decoder(tuple[int, str, list[Any]]).decode
 
 
 class OutboxError(Exception):
@@ -100,8 +99,7 @@ class Outbox:
 
         how: ("reserved", worst case in nano-dollars) where the ledger holds the money, or
             ("leased", `Paid` as estimated at the worst case) where a slice pays.
-        Raises InvalidRequest for what can't be written down (text with lone surrogates,
-        integers beyond 64 bits).
+        Raises InvalidRequest for what can't be written down: see `packed`.
         """
         frame = _frame(STARTED, charge_id, how)
         self._append(frame)
@@ -233,7 +231,7 @@ def read(path: Path) -> list[Entry]:
     """The calls that were not acknowledged, in the order of their first records.
 
     A record that was cut off by its writer's death is none, a missing file is an empty one.
-    Raises OutboxError for a file of another format.
+    Raises OutboxError for a file of another format, or with a sound record of another.
     """
     try:
         content = path.read_bytes()
@@ -241,8 +239,7 @@ def read(path: Path) -> list[Entry]:
         return []
     if not content.startswith(_FIRST_LINE[: len(content)]):
         raise OutboxError(f"{path} is no outbox that this version can read")
-    live: dict[str, Entry] = {}
-    at = len(_FIRST_LINE)
+    live, at = dict[str, Entry](), len(_FIRST_LINE)
     while at + _HEAD.size <= len(content):
         length, check = _HEAD.unpack_from(content, at)
         payload = content[at + _HEAD.size : at + _HEAD.size + length]
@@ -252,7 +249,10 @@ def read(path: Path) -> list[Entry]:
         if zlib.crc32(payload) != check:
             log.error("%s is damaged: a record before byte %d is lost", path, at)
             continue
-        kind, charge_id, how = _unpack(payload)
+        try:
+            kind, charge_id, how = _unpack(payload)
+        except ValueError:
+            raise OutboxError(f"{path} has a record that this version can't read") from None
         if kind == ACKNOWLEDGED:
             live.pop(charge_id, None)
         else:

@@ -8,7 +8,9 @@ All functions here block: call them off the event loop.
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from actors import home as homes
 from actors import nodes
@@ -136,3 +138,48 @@ def _found(name: str, host: str, place: Home, alive: list[Node], first: Node) ->
             seen.add(where)
             own.append(one)
     return own
+
+
+class Waiting(NamedTuple):
+    """A host that nobody can place. why: in a sentence; found: the copies that there are."""
+
+    host: str
+    why: str
+    found: list[Found]
+
+
+def waiting(name: str, place: Home, factories: Mapping[str, str]) -> list[Waiting]:
+    """The hosts that wait for somebody's decision. factories: by the names of all hosts."""
+    lost = []
+    for host, factory in factories.items():
+        try:
+            term_of(name, host, factory, place)
+        except Lost as error:
+            alive = nodes.preferred()
+            lost.append(Waiting(host, str(error), _found(name, host, place, alive, alive[0])))
+    return lost
+
+
+def adopt(name: str, host: str, chosen: Copy | None) -> Term:
+    """Have a host that waits go on from this copy; None: begin empty, and lose what it had.
+
+    Raises Lost where somebody else has decided meanwhile.
+    """
+    terms = homes.terms_of(name)
+    place = homes.home(name)
+    if place is None:
+        raise LookupError(f"no gateway named {name} runs on this cluster")
+    alive = nodes.preferred()
+    known = [one.standing.number for one in _found(name, host, place, alive, alive[0])]
+    latest = terms.latest(host)
+    number = max([*known, latest.number if latest is not None else 0]) + 1
+    # A file of its own: what is lost today may be found tomorrow.
+    copy = chosen or Copy(alive[0].id, alive[0].machine, f"{host}.{number}.sqlite")
+    if latest is None:
+        taken = Term(number, copy) if terms.begin(host, Term(number, copy)) else None
+    else:
+        taken = terms.follow(host, latest, copy, None)
+    if taken is None:
+        raise Lost(f"somebody else has just decided for {host}")
+    log.warning("%s goes on from %s on %s, as an operator says", host, copy.file, copy.machine)
+    return taken

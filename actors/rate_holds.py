@@ -73,6 +73,19 @@ class Holds:
                 if gate.limit.unit == "concurrent" and hold.mark != HELD:
                     yield gate, quantity
 
+    def hold_again(self, now: int, gates: Gates) -> None:
+        """The policy changed: what is only held stays so where a limit is back that was gone."""
+        for id, hold in self.by_id.items():
+            if hold.mark != HELD or not any(gate.dead for gate, _ in hold.asks):
+                continue
+            asks = []
+            for gate, quantity in hold.asks:
+                found = gates.living(now, gate, make=True)
+                if found is not None and found is not gate:
+                    found.meter.lend(quantity)
+                asks.append((found or gate, quantity))
+            self.by_id[id] = hold._replace(asks=tuple(asks))
+
     def take_rows(self) -> list[Row]:
         """What changed since the last call; what came and went in between leaves no trace."""
         rows = [_new(Row, (TABLE, id, None)) for id in self._ended]

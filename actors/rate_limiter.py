@@ -54,6 +54,7 @@ class RateLimiter(Admissions):
         self._revision = revision
         self.put("policy", "policy", [revision, policy])
         self._gates.count_slots(self._holds.slots())
+        self._holds.hold_again(now, self._gates)
         self._slices.follow(now, changed, gone)
         for old in self._room.clear():
             takes = [(gate.limit.name, gate.subject, quantity) for gate, quantity in old.asks]

@@ -107,6 +107,15 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
     return cast("ActorHandle[HostActor]", handle)
 
 
+def waiting(name: str) -> list[placing.Waiting]:
+    """The hosts that wait for somebody to say from which copy of their rows they go on."""
+    place = home(name)
+    if place is None:
+        raise LookupError(f"no gateway named {name} runs on this cluster")
+    factories = {host: SINGLETONS[singleton_of(host)] for host in host_names(place)}
+    return placing.waiting(name, place, factories)
+
+
 def find(name: str, singleton: str) -> ActorHandle[HostActor] | None:
     """The singleton's handle, or None where it does not run."""
     try:
@@ -208,4 +217,5 @@ __all__ = [
     "namespace",
     "roll_back",
     "teardown",
+    "waiting",
 ]

@@ -181,7 +181,8 @@ class Repeats:
         for id in following:
             if (follower := self._followers.find(id)) is not None:
                 self._followers.remove(follower)
-        for key in running:
+        # In an order that a restart keeps, as they are forgotten in the order of their ends.
+        for key in sorted(running):
             self._end(key, self._keys[key], now, Forgotten())
         return len(following) + len(running)
 

@@ -19,7 +19,7 @@ from actors.store import Store, StoreError
 
 FIRST_ROWS = 20_000
 """So many are looked at before anybody is served: a tenth of a second."""
-SLICE_ROWS = 2_000
+SLICE_ROWS = 1_000
 LAST_NS = 86_400 * 10**9
 """How far back a start looks."""
 

@@ -101,7 +101,8 @@ class WaitingRoom:
 
     def load(self, rows: Iterable[tuple[str, Any]], gates: Gates) -> None:
         """Go on from the (key, value) pairs of the store."""
-        for key, (caller, priority, number, deadline_ns, held, takes) in rows:
+        arrivals = sorted(rows, key=lambda row: int(row[1][2]))
+        for key, (caller, priority, number, deadline_ns, held, takes) in arrivals:
             asks = gates.asks(0, takes)
             self.enter(Ticket(key, caller, priority, number, asks, deadline_ns, held))
             gates.number = max(gates.number, number)

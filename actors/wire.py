@@ -84,7 +84,10 @@ def pack_batch(caller: str, number: int, items: Iterable[Command]) -> bytes:
 
 
 def unpack_batch(payload: bytes, hot: Readers) -> tuple[str, int, list[Command]]:
-    """Caller, number and commands in their order, as `pack_batch` was given them."""
+    """Caller, number and commands in their order, as `pack_batch` was given them.
+
+    Raises ValueError or IndexError for what is no batch, and what unpickling raises.
+    """
     caller, number, groups = _batch(payload)
     items: list[Any] = [None] * sum(len(places) for _, _, places, _ in groups)
     for command, plain, places, packed in groups:

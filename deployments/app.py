@@ -4,11 +4,11 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
-from actors.errors import NotFound, RaygateError, SingletonUnavailable
-from deployments.api import admin, budgets, chat, health, operators, prompts
-from deployments.api.auth import authenticate, must_be_admin
+from actors.errors import NotFound, Overloaded, RaygateError, SingletonUnavailable
+from deployments.api import admin, budgets, chat, health, openapi, operators, prompts
+from deployments.api.auth import PRIORITIES, authenticate, must_be_admin
 from deployments.api.http import (
     ClientGone,
     Receive,
@@ -21,6 +21,7 @@ from deployments.api.http import (
     send_json,
 )
 from deployments.services import Services
+from deployments.uploads import Upload
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[Services, Scope, Receive, Send], Awaitable[None]]
@@ -33,50 +34,54 @@ _ENDPOINTS: dict[tuple[str, str], Endpoint] = {
     ("GET", "/health/live"): health.live,
     ("GET", "/health/ready"): health.ready,
     ("GET", "/metrics"): health.metrics,
+    ("GET", "/openapi.json"): openapi.openapi,
 }
+_ALWAYS = frozenset({"/health", "/health/live", "/health/ready"})
 _EXECUTE = re.compile(r"^/v1/prompts/([^/]+)/execute$")
 _ADMIN = "/admin/v1/"
 _ADMIN_S = 20.0
+_ADMIN_CALLS: tuple[tuple[str, str, admin.Handler], ...] = (
+    ("GET", "keys", admin.list_keys),
+    ("POST", "keys", admin.create_key),
+    ("DELETE", "keys/{id}", admin.revoke_key),
+    ("GET", "budgets", budgets.list_budgets),
+    ("PUT", "budgets/{name}", budgets.set_budget),
+    ("DELETE", "budgets/{name}", budgets.remove_budget),
+    ("GET", "limits", admin.list_limits),
+    ("GET", "breakers", admin.list_breakers),
+    ("POST", "breakers", admin.force_breaker),
+    ("GET", "cache", admin.cache_stats),
+    ("DELETE", "cache", admin.purge_cache),
+    ("GET", "prompts", admin.list_prompts),
+    ("POST", "prompts/{id}", admin.create_prompt),
+    ("PUT", "prompts/{id}/labels/{label}", admin.label_prompt),
+    ("DELETE", "prompts/{id}/labels/{label}", admin.unlabel_prompt),
+    ("GET", "experiments", operators.list_experiments),
+    ("POST", "experiments/{id}", operators.create_experiment),
+    ("POST", "experiments/{id}/start", operators.start_experiment),
+    ("POST", "experiments/{id}/stop", operators.stop_experiment),
+    ("GET", "experiments/{id}/results", operators.experiment_results),
+    ("DELETE", "experiments/{id}", operators.remove_experiment),
+    ("GET", "traces", admin.search_traces),
+    ("GET", "traces/{id}", admin.one_trace),
+    ("GET", "costs/summary", admin.costs_summary),
+    ("GET", "costs/ledger", admin.costs_ledger),
+    ("GET", "ledger", admin.inspect_ledger),
+    ("POST", "ledger/audit", admin.audit_ledger),
+    ("GET", "config", admin.show_config),
+    ("GET", "providers/{name}/{what}", operators.ask_provider),
+    ("PUT", "providers/{name}/{what}", operators.tell_provider),
+    ("DELETE", "providers/{name}/{what}", operators.reset_provider),
+)
 _ADMIN_ROUTES: tuple[tuple[str, re.Pattern[str], admin.Handler], ...] = tuple(
     (method, re.compile("^" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "$"), handler)
-    for method, path, handler in (
-        ("GET", "keys", admin.list_keys),
-        ("POST", "keys", admin.create_key),
-        ("DELETE", "keys/{id}", admin.revoke_key),
-        ("GET", "budgets", budgets.list_budgets),
-        ("PUT", "budgets/{name}", budgets.set_budget),
-        ("DELETE", "budgets/{name}", budgets.remove_budget),
-        ("GET", "limits", admin.list_limits),
-        ("GET", "breakers", admin.list_breakers),
-        ("POST", "breakers", admin.force_breaker),
-        ("GET", "cache", admin.cache_stats),
-        ("DELETE", "cache", admin.purge_cache),
-        ("GET", "prompts", admin.list_prompts),
-        ("POST", "prompts/{id}", admin.create_prompt),
-        ("PUT", "prompts/{id}/labels/{label}", admin.label_prompt),
-        ("DELETE", "prompts/{id}/labels/{label}", admin.unlabel_prompt),
-        ("GET", "experiments", operators.list_experiments),
-        ("POST", "experiments/{id}", operators.create_experiment),
-        ("POST", "experiments/{id}/start", operators.start_experiment),
-        ("POST", "experiments/{id}/stop", operators.stop_experiment),
-        ("GET", "experiments/{id}/results", operators.experiment_results),
-        ("DELETE", "experiments/{id}", operators.remove_experiment),
-        ("GET", "traces", admin.search_traces),
-        ("GET", "traces/{id}", admin.one_trace),
-        ("GET", "costs/summary", admin.costs_summary),
-        ("GET", "costs/ledger", admin.costs_ledger),
-        ("GET", "ledger", admin.inspect_ledger),
-        ("POST", "ledger/audit", admin.audit_ledger),
-        ("GET", "config", admin.show_config),
-        ("GET", "providers/{name}/{what}", operators.ask_provider),
-        ("PUT", "providers/{name}/{what}", operators.tell_provider),
-        ("DELETE", "providers/{name}/{what}", operators.reset_provider),
-    )
+    for method, path, handler in _ADMIN_CALLS
 )
 
 
 def create_app(services: Services) -> App:
     """The gateway, over the given services (which the caller starts and closes)."""
+    front, args = services.front, services.args
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,14 +89,39 @@ def create_app(services: Services) -> App:
             return
         if scope["type"] != "http":
             return
+        # How this replica is can be asked however many wait: the answer is at hand.
+        guarded = _path(scope) not in _ALWAYS
+        if guarded and not front.calm and await _shed(services, scope, send):
+            return
+        upload = Upload(receive, front, args.body_timeout_s, args.body_bytes_per_s)
+        front.requests += guarded
         try:
-            await _route(services, scope, receive, send)
+            await _route(services, scope, upload, send)
         except ClientGone:
             return
         except Exception as error:
             await _broke(send, error)
+        finally:
+            front.requests -= guarded
+            upload.close()
 
     return app
+
+
+async def _shed(services: Services, scope: Scope, send: Send) -> bool:
+    """Refuse a request of the least priority for which there is no room; whether it was."""
+    word = headers_of(scope).get(b"x-raygate-priority", b"normal").decode("latin-1").lower()
+    administers = _path(scope).startswith(_ADMIN)
+    priority = PRIORITIES["high"] if administers else PRIORITIES.get(word, PRIORITIES["normal"])
+    after_s = services.front.refuses(priority)
+    if after_s is None:
+        return False
+    services.metrics.count("raygate_shed_total", "replica", str(priority))
+    text = f"This replica has as much in hand as it can do. Try again in {after_s:.3g} s."
+    await send_error(
+        send, Overloaded(text, retry_after_s=after_s), [(b"x-request-id", services.mint().encode())]
+    )
+    return True
 
 
 async def _broke(send: Send, error: Exception) -> None:
@@ -109,7 +139,7 @@ async def _route(services: Services, scope: Scope, receive: Receive, send: Send)
     if endpoint is not None:
         await endpoint(services, scope, receive, send)
     elif method == "POST" and (match := _EXECUTE.match(path)):
-        await prompts.execute(services, scope, receive, send, unquote(match[1]))
+        await prompts.execute(services, scope, receive, send, match[1])
     elif path.startswith(_ADMIN):
         await _administer(services, scope, receive, send, method, path.removeprefix(_ADMIN))
     elif allowed := sorted(verb for verb, known in _ENDPOINTS if known == path):
@@ -166,7 +196,7 @@ def _admin_handler(method: str, path: str) -> tuple[dict[str, str], admin.Handle
     matching = [(verb, match, h) for verb, p, h in _ADMIN_ROUTES if (match := p.match(path))]
     for verb, match, handler in matching:
         if verb == method:
-            return {name: unquote(word) for name, word in match.groupdict().items()}, handler
+            return match.groupdict(), handler
     takes = f" It takes {', '.join(verb for verb, _, _ in matching)}." if matching else ""
     raise NotFound(f"There is nothing at {method} {_ADMIN}{path[:200]}.{takes}")
 

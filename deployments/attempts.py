@@ -10,19 +10,21 @@ from actors.breaker_messages import Permit
 from actors.charges import Usage
 from actors.errors import (
     InvalidRequest,
+    Overloaded,
     ProviderUnavailable,
     RaygateError,
 )
 from deployments.admission import Admission, admit, give_back
 from deployments.permits import pass_breaker
+from deployments.places import must_have_room, take_place
 from deployments.policy import Target
 from deployments.prompting import count_input
-from deployments.providers.base import Answer, Call, ProviderFailure, StreamAnswer
+from deployments.providers.base import Call, ProviderFailure, StreamAnswer
 from deployments.providers.sse import MAX_EVENT_BYTES, StreamTail, has_event, opening_error
 from deployments.request import Reply, Request
 from deployments.retries import backoff_s
 from deployments.services import Services
-from deployments.settlement import Settlement, usage_of
+from deployments.settlement import Settlement, estimated_usage, usage_of
 from deployments.stream import LiveStream
 from deployments.verdict import (
     AttemptFailed,
@@ -46,7 +48,6 @@ async def call_targets(
     Raises what the last attempt failed of, or what step 6 refused with.
     """
     assert services.policy is not None
-    await count_input(request)
     retries = services.policy.policy.retries
     loop = asyncio.get_running_loop()
     error: RaygateError | None = None
@@ -65,6 +66,9 @@ async def call_targets(
             try:
                 await _attempt(services, request, target, reply, keep)
                 return
+            except Overloaded as full:
+                error = full
+                break
             except AttemptFailed as failure:
                 error, after_s = failure.error, failure.after_s
                 if not failure.retryable or request.gone:
@@ -80,20 +84,26 @@ async def _attempt(
 ) -> None:
     trace = request.trace
     began = trace.elapsed_ns()
+    must_have_room(services, request, target)
+    await count_input(request)
     body = _body(request, target)
     admission = await admit(services, request, target, again=reply.attempts > 0)
     began = trace.step("admission", began)
     reply.limits += admission.limits
     charge_id = admission.charge_id
+    place = None
     try:
+        place = take_place(services, request, target)
         services.calls.started(charge_id, admission.facts, admission.worst_nanos, admission.held)
         permit = await _permit(services, request, target, charge_id)
     except BaseException:
+        if place is not None:
+            place.leave()
         services.calls.never_was(charge_id)
         give_back(services, admission)
         raise
-    settlement = Settlement(services, request, target, admission, permit)
-    call = _call(request, target, admission, permit, body)
+    settlement = Settlement(services, request, target, admission, permit, place)
+    call = _call(request, target, admission, permit.probe, body)
     reply.attempts += 1
     reply.target = target.name
     request.calling = True
@@ -131,15 +141,13 @@ def _body(request: Request, target: Target) -> bytes:
         raise InvalidRequest(f"The request can't be passed on: {error}.") from None
 
 
-def _call(
-    request: Request, target: Target, admission: Admission, permit: Permit, body: bytes
-) -> Call:
+def _call(request: Request, target: Target, admission: Admission, probe: bool, body: bytes) -> Call:
     headers = {
         "x-raygate-charge-id": admission.charge_id,
         "x-raygate-admitted-ns": str(admission.stamp_ns or request.trace.facts.get("stamp_ns", 0)),
         "x-request-id": request.id,
     }
-    if permit.probe:
+    if probe:
         headers["x-raygate-probe"] = "1"
     return Call("/chat/completions", body, headers, target.timeout_s)
 
@@ -168,7 +176,7 @@ async def _plain(
         sound = False
     if not sound:
         raise no_completion(target, "something else than a completion", settlement)
-    usage = settlement.succeeded(told, _estimate(request, answer), answer.first_byte_ns)
+    usage = settlement.succeeded(told, estimated_usage(request, answer), answer.first_byte_ns)
     reply.body, reply.kind, reply.usage = answer.body, "json", usage
     keep(answer.body, usage, "json")
 
@@ -231,9 +239,3 @@ async def _first_events(source: StreamAnswer, target: Target) -> bytes:
     if b'"error"' in found and (error := opening_error(found)):
         raise ProviderFailure("reset", f"provider {target.provider} failed: {quote(error)}")
     return found
-
-
-def _estimate(request: Request, answer: Answer) -> Usage:
-    """For a provider that tells no usage: about four bytes a token, at most what was allowed."""
-    output = min(-(-len(answer.body) // 4), request.max_output_tokens)
-    return Usage(input=request.input_tokens, output=output)

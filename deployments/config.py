@@ -1,14 +1,8 @@
-"""The two halves of the configuration, as pydantic reads them.
-
-Structure (`GatewayArgs`, the application's `args`) changes with a rolling restart.
-Policy (`Policy`, the deployment's `user_config`) changes in place.
-"""
+"""Policy: the half of the configuration that changes in place (`user_config`), and its reader."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -17,6 +11,7 @@ from pydantic import (
 
 from actors import periods
 from actors.errors import InvalidRequest
+from deployments.structure import Part
 
 NANOS = 1_000_000_000
 _PERIOD_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
@@ -24,62 +19,6 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 Identifier = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Seconds = Annotated[float, Field(ge=0, le=31 * 86_400)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Part(BaseModel):
-    """A part of the configuration: unknown fields are errors, values don't change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ProviderArgs(Part):
-    """Where a provider is.
-
-    api_key_env: the environment variable that holds its key.
-    prices: whose prices apply, by the provider's name in `genai-prices`.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-    kind: Literal["openai", "simulated"] = "openai"
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
-    api_key_env: str | None = None
-    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1_000
-    prices: str = "openai"
-
-    @model_validator(mode="after")
-    def _key_needed(self) -> "ProviderArgs":
-        if self.kind == "openai" and not self.api_key_env:
-            raise ValueError("kind openai needs api_key_env, the variable that holds its key")
-        return self
-
-
-class ShardArgs(Part):
-    """How many hosts a singleton has; more than one where one can't keep up."""
-
-    rate_limiter: Annotated[int, Field(ge=1, le=64)] = 1
-    response_cache: Annotated[int, Field(ge=1, le=64)] = 1
-
-
-class GatewayArgs(Part):
-    """Structure.
-
-    name: of this gateway on its cluster: its singletons' namespace, its folder.
-    storage_path: folder for durable state, on the node that holds the singletons.
-    max_body_bytes: larger requests get 413.
-    default_timeout_s, max_timeout_s: of a whole request; the client may ask for less.
-    drain_s: how long a call goes on after its client has gone, so that its usage is known.
-    shards: taken when the singletons are first started; later changes wait for their next
-    start, after `raygate down`.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")] = "raygate"
-    storage_path: str = "~/.raygate"
-    providers: Annotated[tuple[ProviderArgs, ...], Field(min_length=1)]
-    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 10 << 20
-    default_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    max_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    drain_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    shards: ShardArgs = ShardArgs()
 
 
 class Price(Part):
@@ -173,7 +112,7 @@ class Breakers(Part):
     """The rule for all targets, and those of single ones."""
 
     default: Breaker = Breaker()
-    targets: dict[str, Breaker] = {}
+    targets: dict[str, Breaker] = Field({})
 
 
 class Cache(Part):
@@ -248,7 +187,7 @@ class Policy(Part):
     cache: Cache = Cache()
     retries: Retries = Retries()
     traces: Traces = Traces()
-    fallbacks: dict[str, str] = {}
+    fallbacks: dict[str, str] = Field({})
     unreachable: Unreachable = Unreachable()
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from deployments import http_protocol
 from deployments.api.http import Message, Receive, Scope, Send
 from deployments.app import App, create_app
 from deployments.autoscaling import Work
-from deployments.config import GatewayArgs, ProviderArgs
 from deployments.prompts import load_builtin
 from deployments.providers.base import Provider
 from deployments.providers.openai import OpenAIProvider
 from deployments.providers.secret import cluster_secret
 from deployments.providers.simulated_client import SimulatedClient
 from deployments.services import CLOSING_S, Services
+from deployments.slow_clients import Bounds
+from deployments.structure import GatewayArgs, ProviderArgs
 from deployments.tokens import encoding_for
 
 # A batch of the ledger ends with an fsync, and what it is told is on the outbox meanwhile.
@@ -61,7 +63,7 @@ class Gateway:
         self.services = Services(args, consultants, providers, outbox)
         self._work = Work(lambda: self.services.waiting)
         self._started = False
-        http_protocol.install()
+        http_protocol.install(_bounds(args))
         for vocabulary in ("gpt-4o", "gpt-4"):
             encoding_for(vocabulary)
 
@@ -115,6 +117,15 @@ class Gateway:
             await self.services.close()
 
 
+def _bounds(args: GatewayArgs) -> Bounds:
+    """Those of a replica's connections: half of the files that it may open are for others."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = args.max_client_connections
+    if files != resource.RLIM_INFINITY:
+        most = min(most, files // 2)
+    return Bounds(connections=most, send_s=args.send_timeout_s)
+
+
 def named_by_serve(app: App) -> App:
     """The app without its `x-request-id`: Serve's middleware adds the same one to every reply."""
 
@@ -154,7 +165,8 @@ def deployment(args: GatewayArgs, **options: Any) -> serve.Deployment:
     """The deployment behind `build`; options: what differs, as `serve.deployment` takes it."""
     usual: dict[str, Any] = {
         "num_replicas": 2,
-        "max_ongoing_requests": 10_000,
+        # Past `max_requests` we refuse ourselves; this is for health and what is being refused.
+        "max_ongoing_requests": args.max_requests + 1_000,
         "ray_actor_options": {"num_cpus": 0},
         "health_check_period_s": 5,
         # A request is on its trace already; a line for each cost a replica 3 % of its time.

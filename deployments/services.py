@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -16,12 +17,15 @@ from actors.tallies import Interaction
 from actors.wallet import Wallet
 from deployments.autoscaling import Queue
 from deployments.calls import Calls
-from deployments.config import GatewayArgs, parse_policy
+from deployments.config import parse_policy
 from deployments.first_level import FirstLevel
-from deployments.policy import PolicyInForce
+from deployments.overload import TICK_S, Front
+from deployments.policy import PolicyInForce, Target
 from deployments.prompts import load_fallbacks
 from deployments.providers.base import Provider
 from deployments.retries import RetryBudget
+from deployments.structure import GatewayArgs
+from deployments.target_gate import Gate
 from deployments.telemetry.metrics import Metrics
 from deployments.telemetry.trace import Trace
 
@@ -75,9 +79,13 @@ class Services:
         self.policy_problem: str | None = None
         self.fallbacks = load_fallbacks()
         self.retry_budgets: dict[str, RetryBudget] = {}
+        self.front = Front(args.max_requests, args.max_lag_s, args.max_bodies_bytes)
+        self._gates: dict[str, Gate] = {}
+        self._most_calls = {one.name: 2 * one.max_connections for one in args.providers}
         self.running = 0
         self.queue = Queue()
-        self.health_word: tuple[float, asyncio.Task[dict[str, Any]]] | None = None
+        self.health_asked: tuple[float, asyncio.Task[dict[str, Any]]] | None = None
+        self.health_seen = "degraded"
         for consultant in consultants.values():
             consultant.crowd = self.crowd
         self._process = os.urandom(8).hex()
@@ -86,6 +94,7 @@ class Services:
         self._interactions: list[Interaction] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._shipping: asyncio.Task[None] | None = None
+        self._ticking: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to consult, watch and ship telemetry (on the event loop)."""
@@ -93,13 +102,20 @@ class Services:
             consultant.start()
         self.slices.start()
         self.wallet.start()
+        self._tick(asyncio.get_running_loop())
         self._shipping = asyncio.create_task(self._ship_for_ever(), name="ship telemetry")
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.front.tick(loop.time())
+        self._ticking = loop.call_later(TICK_S, self._tick, loop)
 
     async def close(self) -> None:
         """Hand back what is lent, finish what runs, deliver what was told, stop.
 
         A call that takes longer than `drain_s` is broken off, and settled as an estimate.
         """
+        if self._ticking is not None:
+            self._ticking.cancel()
         # At once: should this process be ended before it is done here, others need not wait.
         await self._hand_back()
         await self._finish_background()
@@ -179,6 +195,8 @@ class Services:
         self.policy, self.policy_problem = policy, None
         self.wallet.forget()
         self.retry_budgets = {}
+        named = {one.name for route in policy.routes.values() for one in route.targets}
+        self._gates = {name: gate for name, gate in self._gates.items() if name in named}
         configured = {
             self.limiter: policy.for_rate_limiter(),
             self.costs: policy.for_cost_tracker(),
@@ -217,6 +235,16 @@ class Services:
         if self.policy is policy:
             self.policy_problem = None
 
+    def gate(self, target: Target) -> Gate:
+        """How many calls this replica gives to a target at a time."""
+        gate = self._gates.get(target.name)
+        if gate is None:
+            # One at work on each connection, and as many again that wait for it.
+            most = self._most_calls.get(target.provider, 2_000)
+            gate = Gate(most, time.time() - time.monotonic())
+            self._gates[target.name] = gate
+        return gate
+
     def retry_budget(self, target: str) -> RetryBudget:
         """The retry budget of one target in this replica."""
         budget = self.retry_budgets.get(target)
@@ -232,9 +260,9 @@ class Services:
             await asyncio.sleep(_SHIP_S)
             self.first_level.report()
             # What can't be delivered waits here, where it is bounded.
-            if self.traces.reachable and self.traces.fresh():
+            if _takes(self.traces):
                 self._ship_traces()
-            if self.experiments.reachable and self.experiments.fresh():
+            if _takes(self.experiments):
                 self._ship_interactions()
 
     def _ship_interactions(self) -> None:
@@ -248,3 +276,8 @@ class Services:
             return
         finished, self._finished = self._finished, []
         self.traces.tell("add", len(finished), _pack(finished), counters)
+
+
+def _takes(one: Consultant) -> bool:
+    """Whether what is told there now is likely to be delivered soon."""
+    return one.reachable and one.fresh() and not one.put_off

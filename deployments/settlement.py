@@ -11,8 +11,9 @@ from actors.charges import MAX_CHARGE_NANOS, Usage
 from actors.tallies import Interaction
 from deployments.absence import silent_s
 from deployments.admission import Admission, give_back
+from deployments.places import Place
 from deployments.policy import Target
-from deployments.providers.base import FailureKind, outcome_of
+from deployments.providers.base import Answer, FailureKind, outcome_of
 from deployments.request import Reply, Request
 from deployments.services import Services
 
@@ -62,10 +63,19 @@ def _detail(details: Any, name: str) -> int:
     return found if _is_count(found) else 0
 
 
+def estimated_usage(request: Request, answer: Answer) -> Usage:
+    """For a provider that tells no usage: about four bytes a token, at most what was allowed."""
+    output = min(-(-len(answer.body) // 4), request.max_output_tokens)
+    return Usage(input=request.input_tokens, output=output)
+
+
 class Settlement:
     """The end of one call. cost_nanos: what was posted (0 until then)."""
 
-    __slots__ = ("_admission", "_open", "_permit", "_request", "_services", "_target", "cost_nanos")
+    __slots__ = (
+        "_admission", "_open", "_permit", "_place", "_request", "_services", "_target",
+        "cost_nanos",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,7 +84,9 @@ class Settlement:
         target: Target,
         admission: Admission,
         permit: Permit,
+        place: Place,
     ) -> None:
+        self._place = place
         self._services = services
         self._request = request
         self._target = target
@@ -86,12 +98,15 @@ class Settlement:
     def succeeded(self, usage: Usage | None, estimate: Usage, first_byte_ns: int) -> Usage:
         """The answer is complete. estimate: taken where the provider told no usage."""
         if self._open:
+            told = usage or estimate
+            self._place.answered(self._request.stream, first_byte_ns, told.output)
             self._report(SUCCESS, first_byte_ns)
             self._post(usage or self._possible(estimate), estimated=usage is None)
         return usage or self._possible(estimate)
 
     def answered_badly(self, status: int, retry_after_s: float | None) -> None:
         """The provider answered with an error, which costs nothing."""
+        self._place.leave()
         if self._open:
             rest_ns = None if retry_after_s is None else round(retry_after_s * 1e9)
             self._report(outcome_of(status), 0, rest_ns)
@@ -103,10 +118,12 @@ class Settlement:
         Where nothing was sent there is no charge; else the provider may bill what we do not
         know, and the worst case is posted as an estimate.
         """
+        self._place.leave()
         if not self._open:
             return
-        self._report(FAILURE, 0)
-        if kind == "connect":
+        # That no connection to it became free says nothing of the provider.
+        self._report(IGNORED if kind == "full" else FAILURE, 0)
+        if kind in ("connect", "full"):
             self._open = False
             self._services.calls.never_was(self._admission.charge_id)
             give_back(self._services, self._admission)
@@ -117,6 +134,7 @@ class Settlement:
 
     def abandoned(self, seen: Usage | None = None) -> None:
         """We broke it off (the client has gone for too long, or a bug of ours)."""
+        self._place.leave()
         if not self._open:
             return
         self._report(IGNORED, 0)

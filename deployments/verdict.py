@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from actors.errors import InvalidRequest, ProviderError, ProviderTimeout, RaygateError
+from actors.errors import InvalidRequest, Overloaded, ProviderError, ProviderTimeout, RaygateError
 from deployments.policy import Target
 from deployments.providers.base import ProviderFailure, outcome_of, retry_after_s
 from deployments.settlement import Settlement
@@ -30,8 +30,14 @@ class AttemptFailed(Exception):
         self.after_s = after_s
 
 
-def failed(failure: ProviderFailure) -> AttemptFailed:
+def failed(failure: ProviderFailure) -> AttemptFailed | Overloaded:
     """What follows from a reply that is none; settling it is the caller's."""
+    if failure.kind == "full":
+        return Overloaded(f"This replica has too much under way: {failure.message}.")
+    return _failed(failure)
+
+
+def _failed(failure: ProviderFailure) -> AttemptFailed:
     kind = ProviderTimeout if failure.kind == "timeout" else ProviderError
     charged = failure.kind != "connect"
     error = kind(f"The provider failed: {failure.message}.", should_retry=not charged)
@@ -66,7 +72,7 @@ def bad_answer(
 def no_completion(target: Target, what: str, settlement: Settlement) -> AttemptFailed:
     """An answer that says it went well and is of no use: settled as one that may be billed."""
     settlement.lost("reset")
-    return failed(ProviderFailure("reset", f"provider {target.provider} answered with {what}"))
+    return _failed(ProviderFailure("reset", f"provider {target.provider} answered with {what}"))
 
 
 def are_choices(found: Any) -> bool:

@@ -24,7 +24,6 @@ from actors.life import Life
 from actors.outbox import Outbox
 from actors.transport import InProcess
 from deployments.app import create_app
-from deployments.config import GatewayArgs, ProviderArgs
 from deployments.http_protocol import Protocol
 from deployments.prompts import load_builtin
 from deployments.providers.simulated_app import create_app as create_simulated
@@ -32,6 +31,7 @@ from deployments.providers.simulated_client import SimulatedClient
 from deployments.providers.simulated_knobs import Knobs
 from deployments.providers.simulated_log import CallLog
 from deployments.services import Services
+from deployments.structure import GatewayArgs, ProviderArgs
 
 PROVIDER_KEY = "sk-sim-for-tests"
 MODELS = ("gpt-4o-mini", "gpt-4o")
@@ -226,17 +226,34 @@ async def serving(
 
 @asynccontextmanager
 async def running(
-    folder: Path, raw_policy: Any = None, storage: Path | None = None, **knobs: Any
+    folder: Path,
+    raw_policy: Any = None,
+    storage: Path | None = None,
+    structure: dict[str, Any] | None = None,
+    max_connections: int = 1_000,
+    protocol: type[Protocol] = Protocol,
+    **knobs: Any,
 ) -> AsyncIterator[Stack]:
-    """A gateway with its provider, state under `folder`, or the gateway's in `storage`."""
+    """A gateway with its provider, state under `folder`, or the gateway's in `storage`.
+
+    structure: more of the gateway's `args`. max_connections: of its provider.
+    """
     storage = storage or folder
     port, provider_port = free_port(), free_port()
     calls = CallLog(folder / "calls.jsonl", 100_000_000, MODELS)
     simulated = create_simulated(Knobs(**{**QUICK, **knobs}), MODELS, PROVIDER_KEY, calls)
     provider_url = f"http://127.0.0.1:{provider_port}/v1"
     args = GatewayArgs(
-        providers=(ProviderArgs(name="simulated", kind="simulated", base_url=provider_url),),
+        providers=(
+            ProviderArgs(
+                name="simulated",
+                kind="simulated",
+                base_url=provider_url,
+                max_connections=max_connections,
+            ),
+        ),
         storage_path=str(storage),
+        **(structure or {}),
     )
     hosts = {
         name: Host(factory, str(storage / f"{name}.sqlite"), "test")
@@ -246,7 +263,9 @@ async def running(
     outbox = Outbox(storage / "outbox")
     life = Life(outbox.owner, "here", platform.node(), str(outbox.path))
     consultants = {name: Consultant(name, line, life) for name, line in lines.items()}
-    provider = SimulatedClient("simulated", provider_url, PROVIDER_KEY)
+    provider = SimulatedClient(
+        "simulated", provider_url, PROVIDER_KEY, max_connections=max_connections
+    )
     services = Services(args, consultants, {"simulated": provider}, outbox)
     services.start()
     await services.apply_policy(raw_policy or policy())
@@ -258,7 +277,7 @@ async def running(
     await services.keys.ask("create", KeyRecord(user.id, "test", "team-a", "user", user.hash))
     async with (
         serving(simulated, provider_port),
-        serving(create_app(services), port, Protocol),
+        serving(create_app(services), port, protocol),
         aiohttp.ClientSession() as session,
     ):
         url = f"http://127.0.0.1:{port}"

@@ -22,7 +22,7 @@ from benchmarks.speed import passthrough
 from benchmarks.speed.cluster import NAME, Wanted
 from benchmarks.speed.subjects import STREAMS
 from deployments import gateway
-from deployments.config import GatewayArgs
+from deployments.structure import GatewayArgs
 
 AMPLE = 10**9
 POLICY: dict[str, Any] = {

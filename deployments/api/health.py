@@ -13,6 +13,7 @@ from deployments.telemetry.metrics import exposition, label
 
 _PATIENCE_S = 1.5
 _WORD_S = 1.0
+_WORD_PATIENCE_S = 0.05
 _WORST_FIRST = ("forced_open", "open", "half_open", "closed", "forced_closed")
 
 
@@ -51,18 +52,30 @@ async def health(services: Services, scope: Scope, receive: Receive, send: Send)
     picture = await picture_of(services)
     if role != "admin":
         picture.pop("costs", None)
+        picture.pop("ledger", None)
     await send_json(send, picture)
 
 
 async def _word(services: Services) -> str:
-    """The status for anybody. However many ask, the singletons are asked once a second."""
+    """The status for anybody. However many ask, the singletons are asked once a second.
+
+    Nobody waits for one that is silent: what was seen last is told then, and that it is silent.
+    """
     now_s = asyncio.get_running_loop().time()
-    known = services.health_word
-    if known is None or now_s - known[0] > _WORD_S:
+    asked = services.health_asked
+    if asked is None or (asked[1].done() and now_s - asked[0] > _WORD_S):
         task = services.spawn(picture_of(services), "health")
-        services.health_word = known = (now_s, task)
-    picture = await asyncio.shield(known[1])
-    return str(picture["status"])
+        services.health_asked = asked = (now_s, task)
+    await asyncio.wait([asked[1]], timeout=_WORD_PATIENCE_S)
+    if asked[1].done():
+        services.health_seen = str(asked[1].result()["status"])
+    elif not all(
+        host.reachable and host.fresh()
+        for one in services.consultants.values()
+        for host in each(one)
+    ):
+        return "degraded"
+    return services.health_seen
 
 
 async def picture_of(services: Services) -> dict[str, Any]:
@@ -83,7 +96,12 @@ async def picture_of(services: Services) -> dict[str, Any]:
         "circuit_breaker": _breaker(targets),
         "rate_limiter": limiter,
         "cache": _cache(cache or {}),
-        "costs": {key: value for key, value in (costs or {}).items() if "nanos" not in key},
+        "costs": {
+            key: value
+            for key, value in (costs or {}).items()
+            if "nanos" not in key and key != "ledger_damage"
+        },
+        "ledger": {"damage": (costs or {}).get("ledger_damage")},
         "singletons": {
             host.name: {
                 "epoch": host.incarnation[0],
@@ -123,7 +141,7 @@ def _status(picture: dict[str, Any], services: Services) -> str:
     singletons = picture["singletons"].values()
     ailing = any(not one["reachable"] or one["storage"] == "full" for one in singletons)
     breaker_open = picture["circuit_breaker"]["state"] in ("open", "forced_open")
-    damaged = picture["costs"].get("ledger_damage") is not None
+    damaged = picture["ledger"]["damage"] is not None
     if ailing or breaker_open or damaged or services.policy_problem is not None:
         return "degraded"
     if picture["costs"].get("budget_used_percentage", 0.0) > 90.0:

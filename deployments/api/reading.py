@@ -229,7 +229,7 @@ def _cache_wishes(given: bytes) -> CacheWishes:
         name, _, value = word.strip().partition("=")
         if name in ("no-cache", "no-store", "only-if-cached"):
             wishes[name.replace("-", "_")] = True
-        elif name == "max-age" and value.isdigit() and len(value) < 10:
+        elif name == "max-age" and value.isascii() and value.isdigit() and len(value) < 10:
             wishes["max_age_ns"] = int(value) * 1_000_000_000
         else:
             raise InvalidRequest(

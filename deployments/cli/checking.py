@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from actors.errors import InvalidRequest
 from deployments.cli.configuration import GATEWAY, SIMULATED, AppPlan, Plan
 from deployments.cli.explain import explain, unknown_field
-from deployments.config import GatewayArgs, Policy, parse_policy
+from deployments.config import Policy, parse_policy
+from deployments.structure import GatewayArgs
 
 
 def check(raw: Mapping[str, Any]) -> tuple[list[str], Plan | None]:

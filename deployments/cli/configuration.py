@@ -10,7 +10,8 @@ import yaml
 
 import deployments
 from deployments.cli.terminal import Problem
-from deployments.config import GatewayArgs, Policy
+from deployments.config import Policy
+from deployments.structure import GatewayArgs
 
 GATEWAY = "deployments.gateway:build"
 SIMULATED = "deployments.providers.simulated:build"

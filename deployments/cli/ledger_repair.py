@@ -68,6 +68,7 @@ def _plan(found: Diagnosis) -> list[str]:
             "Write the database anew, with the rows that can be read; count what was spent by "
             "day, and of the budgets' present periods, again from the ledger."
         )
+    plan += [f"Write the file of {month} anew, with what can be read." for month in found.months]
     plan += [f"Accept that {each}." for each in found.accept[:_SHOWN]]
     if len(found.accept) > _SHOWN:
         plan.append(f"And {len(found.accept) - _SHOWN:,} more.")

@@ -23,7 +23,9 @@ Line = dict[str, Any]
 
 
 class Source(Protocol):
-    """One ledger. All raise Problem."""
+    """One ledger. All raise Problem. shared: a gateway is at work on it."""
+
+    shared: bool
 
     def inspect(self) -> dict[str, Any]:
         """See `inspection.inspected`."""
@@ -37,6 +39,8 @@ class Source(Protocol):
 
 class OverHttp:
     """Of a gateway, with an admin's key."""
+
+    shared = True
 
     def __init__(self, client: GatewayClient) -> None:
         self._client = client
@@ -62,6 +66,8 @@ class OverHttp:
 
 class OverRay:
     """Of a gateway, by its Ray."""
+
+    shared = True
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -93,6 +99,8 @@ class OverRay:
 
 class InFiles:
     """Of the files of a gateway that does not run."""
+
+    shared = False
 
     def __init__(self, store: OfflineStore) -> None:
         self._store = store

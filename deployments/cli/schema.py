@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from deployments.cli.configuration import GATEWAY, SIMULATED
-from deployments.config import GatewayArgs, Policy
+from deployments.config import Policy
+from deployments.structure import GatewayArgs
 
 
 def schema() -> dict[str, Any]:

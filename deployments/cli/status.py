@@ -27,7 +27,8 @@ def status(
     """
     at = reach(config, url)
     picture: dict[str, Any] = {"name": at.name, "url": at.url, "status": "down"}
-    picture |= dict.fromkeys(("singletons", "replicas", "costs", "open_breakers"))
+    parts = ("singletons", "replicas", "costs", "open_breakers", "ledger_damage")
+    picture |= dict.fromkeys(parts)
     if at.ray is not None and url is None:
         try:
             picture |= _from_ray(at)
@@ -54,6 +55,7 @@ def _from_http(at: Reach, key: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"status": health["status"]}
     if "costs" in health:
         found["costs"] = health["costs"]
+        found["ledger_damage"] = health["ledger"]["damage"]
     if "circuit_breaker" in health:
         found["open_breakers"] = _opened(health["circuit_breaker"]["targets"])
     return found | ({"health": health} if key else {})
@@ -72,12 +74,14 @@ def _from_ray(at: Reach) -> dict[str, Any]:
             one["node_ip"] = ips.get(one.get("node"))
         names = at.running.applications if at.running else serving.gateways()
         costs = admin_key.ask(at.name, "cost_tracker", "summary")
+        damage = costs.pop("ledger_damage", None)
         breakers = admin_key.ask(at.name, "circuit_breaker", "status")
         return {
             "singletons": singletons,
             "replicas": serving.replicas(names),
             "costs": {name: value for name, value in costs.items() if "nanos" not in name},
             "open_breakers": _opened(breakers["targets"]),
+            "ledger_damage": damage,
         }
 
 
@@ -91,8 +95,8 @@ def _print(picture: dict[str, Any]) -> None:
     if costs is not None:
         spent, budget = costs["today_cost"], costs["daily_budget"]
         line(f"  spent today: ${spent:,.6f} of ${budget:,.2f}")
-        if costs.get("ledger_damage"):
-            line(f"  the ledger is damaged: {costs['ledger_damage']}")
+    if picture["ledger_damage"]:
+        line(f"  the ledger is damaged: {picture['ledger_damage']}")
     opened = picture["open_breakers"]
     if opened is not None:
         told = ", ".join(f"{name} ({state})" for name, state in opened.items())

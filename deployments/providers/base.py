@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Literal, Protocol
 
 Outcome = Literal["success", "failure", "ignored", "throttled"]
-FailureKind = Literal["connect", "timeout", "reset"]
+FailureKind = Literal["connect", "full", "timeout", "reset"]
 
 MAX_RETRY_AFTER_S = 86_400.0
 """A longer wait than a day is taken for a mistake of the provider's and cut to it."""
@@ -98,8 +98,9 @@ class Provider(Protocol):
 class ProviderFailure(Exception):
     """There is no complete reply.
 
-    kind: "connect": nothing was sent, so the provider knows of no call; "timeout" and "reset":
-        it may have worked on the call, and may bill it.
+    kind: "connect": nothing was sent, so the provider knows of no call; "full": likewise, and
+        for want of a connection that we may have; "timeout" and "reset": it may have worked on
+        the call, and may bill it.
     message: names the provider and what happened; never holds a key.
     """
 

@@ -64,13 +64,20 @@ class Pool:
 
         To be called at once after `take` found none: who waits is served before who comes.
 
-        Raises ProviderFailure "connect". within_s: for its turn, name lookup, TCP and TLS together.
+        Raises ProviderFailure: "full" where its turn did not come, else "connect". within_s: for
+        its turn, name lookup, TCP and TLS together.
         """
         text = f"no connection to provider {self._name}"
+        its_turn = False
         try:
             async with asyncio.timeout(within_s) as limit:
-                return await self._place_or_connection() or await self._connect()
+                connection = await self._place_or_connection()
+                its_turn = True
+                return connection or await self._connect()
         except OSError as error:
+            if limit.expired() and not its_turn:
+                most = self._max_connections
+                raise ProviderFailure("full", f"{text}, of {most}, became free") from None
             if limit.expired():
                 raise ProviderFailure("connect", f"{text} within {within_s:g} s") from None
             raise ProviderFailure("connect", f"{text}: {_reason(error)}") from None

@@ -15,6 +15,7 @@ _HELP = {
     "raygate_tokens_total": "Tokens charged, by target and kind",
     "raygate_cost_nanodollars_total": "Money charged, by target, in 1e-9 US dollars",
     "raygate_fallbacks_total": "Fallbacks given, by reason",
+    "raygate_shed_total": "Requests refused for want of room, by where and priority (0 is high)",
     "raygate_request_seconds": "Time from request to answer (streams: to the first byte)",
     "raygate_went_on_without_total": "Steps done without a singleton that was silent, by its name",
     "raygate_ledger_overruns_total": "Bills larger than what was reserved for them",
@@ -28,6 +29,7 @@ _LABELS = {
     "raygate_cost_nanodollars_total": ("target",),
     "raygate_fallbacks_total": ("reason",),
     "raygate_went_on_without_total": ("singleton",),
+    "raygate_shed_total": ("where", "priority"),
     "raygate_request_seconds_bucket": ("le",),
 }
 

@@ -106,7 +106,7 @@ def test_code_of_the_format_before_reads_what_this_code_writes(tmp_path: Path) -
     world.store.close()
     old = FormatOne(world.path)
     assert {key: value for (_, key), value in old.live({"live"}).items()} == live
-    assert list(old.ledger()) == [tuple_to_list(row) for row in ledger[5:]]
+    assert [tuple(row) for row in old.ledger()] == ledger[5:]
     key, raw = world.chain.append((DECEMBER_NS, *ledger[-1][1][3:]))
     old.commit("live", {"from": "before"}, [(key, msgspec.msgpack.decode(raw))])
     old.db.close()
@@ -116,11 +116,6 @@ def test_code_of_the_format_before_reads_what_this_code_writes(tmp_path: Path) -
     assert [row[0] for row in again[1]] == [row[0] for row in ledger] + [key]
     assert world.findings() == []
     world.store.close()
-
-
-def tuple_to_list(row: tuple[str, Any]) -> list[Any]:
-    """As msgpack gives a row back."""
-    return list(row)
 
 
 @pytest.mark.parametrize(("readable_by", "opens"), [(formats.FORMAT, True), (3, False)])

@@ -3,6 +3,7 @@
 import random
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import pytest
 
 from actors.charges import Usage
+from actors.cost_tracker import CostTracker
+from actors.host import HOST_TABLES
 from actors.ledger import ACCEPTED, Entry
 from actors.mending import diagnosed, mend
 from actors.offline_store import OfflineStore
-from actors.store import StoreError
+from actors.store import Store, StoreError
 from tests.actors.test_upkeep import FACTS, World
 
 pytestmark = pytest.mark.anyio
 
+TABLES: dict[str, Any] = {**CostTracker.TABLES, **HOST_TABLES}
 USAGE = Usage(1, 0, 1, 0)
 
 
@@ -93,6 +97,15 @@ async def test_rows_that_are_gone_are_signed_off(world: World) -> None:
     assert [each.first for each in again.accept] == [21]
 
 
+async def test_a_batch_that_cannot_be_read_leaves_the_others(world: World) -> None:
+    """Its rows are gone, and said to be; all others can be had again."""
+    world.change(40, lambda blob: b"\xc1" + blob[1:])
+    found, rows = _mended(world)
+    assert found.anew
+    assert [each[:2] for each in found.accept] == [(31, 40)]
+    assert [row.sequence for row in rows] == [*range(1, 31), *range(41, 82)]
+
+
 async def test_a_lost_end_is_cut_at_the_last_row_there_is(world: World) -> None:
     """A database older than the head beside it: the numbers are used again, and that is said."""
     _statement(world.path, "DELETE FROM ledger_batches WHERE last > ?", _key(60))
@@ -151,6 +164,35 @@ async def test_a_database_with_broken_pages_is_written_anew(world: World) -> Non
     assert rows[-1].state == ACCEPTED
     numbers = [row.sequence for row in rows]
     assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(
+    ("instead", "left"),
+    [
+        (lambda content: content.replace(b"actual", b"actuaL", 1), 80),
+        (lambda content: content[:4_096] + bytes(len(content) - 4_096), 40),
+        (lambda content: bytes(len(content)), 40),
+    ],
+    ids=["a bit", "all but the first page", "everything"],
+)
+async def test_a_months_file_is_mended_too(
+    world: World, instead: Callable[[bytes], bytes], left: int
+) -> None:
+    """What can be read of it stays; all pages can be had again."""
+    store = Store(world.path, TABLES, durable=False)
+    archive = store.archives["ledger"]
+    move = archive.next_move(2**62)
+    assert move is not None
+    move = move._replace(rows=move.rows[:40])
+    move.write()
+    store.end_move(move)
+    [month] = archive.months
+    store.close()
+    month.file.path.write_bytes(instead(month.file.path.read_bytes()))
+    found, rows = _mended(world)
+    assert found.accept
+    assert len(rows) == left + len(found.accept)
+    assert rows[-1].state == ACCEPTED
 
 
 async def test_a_sound_ledger_needs_no_mending(world: World) -> None:

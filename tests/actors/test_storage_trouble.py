@@ -304,9 +304,9 @@ async def test_a_restart_while_it_is_full_loses_nothing_that_was_told(
     for _ in range(3):
         fill_store(way.host)
         asker.report(heard.append, "add", 1)
-        await until(lambda: len(asker._put_off) > 0)
+        await until(lambda: len(asker.put_off) > 0)
         restart(way, tmp_path / "counter.sqlite")
-        await until(lambda: not asker._put_off and not asker._in_flight and not asker._queue)
+        await until(lambda: not asker.put_off and not asker._in_flight and not asker._queue)
     assert heard == [Sum(2), Sum(3), Sum(4)]
 
 
@@ -319,11 +319,11 @@ async def test_what_is_put_off_is_bounded(
     fill_store(way.host)
     for _ in range(3):
         asker.tell("add", 1)
-    await until(lambda: len(asker._put_off) == 3)
+    await until(lambda: len(asker.put_off) == 3)
     with pytest.raises(Overloaded):
         await asker.ask("total")
     empty_store(way.host)
-    await until(lambda: not asker._put_off and not asker._in_flight and not asker._queue)
+    await until(lambda: not asker.put_off and not asker._in_flight and not asker._queue)
     assert await asker.ask("total") == 4
 
 
@@ -399,7 +399,7 @@ async def test_a_full_file_system_refuses_and_recovers(tmp_path: Path) -> None:
             await recovered(way)
             await asker.ask("add", 1)
             done += 1
-            await until(lambda: not asker._put_off and not asker._in_flight and not asker._queue)
+            await until(lambda: not asker.put_off and not asker._in_flight and not asker._queue)
         disk.fill()
         assert await asker.ask("total") == done
         disk.empty()

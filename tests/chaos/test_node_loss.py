@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.util.state import list_actors
 
-from actors import home, registry
+from actors import home, placing, registry
 from actors.consultant import Consultant
 from actors.host_actor import standby_name
 from actors.ray_transport import RayTransport
@@ -139,6 +139,57 @@ async def test_a_frozen_standby_is_gone_on_without(nodes: Nodes, name: str, tmp_
         done = await load.stop()
         assert load.slowest < 6.0
         assert await asker.ask("total") == done
+
+
+async def alone(name: str, nodes: Nodes) -> dict[str, Any]:
+    """The host's own word, once its standby's node is gone and it knows."""
+    told = await protected(name)
+    for id in [one for one in nodes.raygate if one != told["node"]]:
+        nodes.kill(id)
+    async with asyncio.timeout(30):
+        while not (told := await info(name))["protection"].startswith("store"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return told
+
+
+async def test_a_store_that_moves_with_its_volume_is_found(
+    nodes: Nodes, name: str, tmp_path: Path
+) -> None:
+    """I8: both nodes are gone; another one has the file, and nothing is lost."""
+    place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
+    async with caller(name, place) as asker:
+        load = Load(asker)
+        told = await alone(name, nodes)
+        await load.until(100)
+        nodes.kill(told["node"])
+        await asyncio.sleep(0.2)
+        await load.until(1)
+        done = await load.stop()
+        assert await asker.ask("total") == done
+        assert (await info(name))["epoch"] > told["epoch"]
+
+
+async def test_without_any_copy_it_waits_until_somebody_decides(
+    nodes: Nodes, name: str, tmp_path: Path
+) -> None:
+    """It never begins empty in silence; and begins empty when it is told to."""
+    place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
+    async with caller(name, place) as asker:
+        await asker.ask("add", 7)
+        told = await alone(name, nodes)
+        nodes.kill(told["node"])
+        for file in (tmp_path / name).iterdir():
+            file.unlink()
+        asked = asker.submit("total")
+        async with asyncio.timeout(20):
+            while "raygate ledger adopt" not in asker.trouble:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert not asked.done()
+        [waiting] = await asyncio.to_thread(registry.waiting, name)
+        assert (waiting.host, waiting.found) == ("counter", [])
+        await asyncio.to_thread(placing.adopt, name, "counter", None)
+        assert await asyncio.wait_for(asked, 20) == 0
+        assert await asyncio.to_thread(registry.waiting, name) == []
 
 
 async def test_a_frozen_node_that_wakes_up_has_nothing_to_say(

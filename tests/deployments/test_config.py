@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 
 from actors.errors import InvalidRequest
-from deployments.config import GatewayArgs, Policy, ProviderArgs, parse_policy, problems
+from deployments.config import Policy, parse_policy, problems
 from deployments.policy import PolicyInForce
+from deployments.structure import GatewayArgs, ProviderArgs
 from tests.stack import policy
 
 MODEL = {"targets": ["simulated/gpt-4o-mini"]}

@@ -32,6 +32,8 @@ async def test_a_full_disk_refuses_money_and_nothing_else(
             assert set((await storage(stack)).values()) == {"ok"}
             await stack.knobs(ttft_s=0.5)
             for turn in range(2):
+                while len(stack.services.outbox):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
                 first = [stack.chat(f"{turn} on its way {n}") for n in range(5)]
                 under_way = asyncio.gather(*first)
                 while len(stack.services.outbox) < 5:  # noqa: ASYNC110
@@ -53,6 +55,8 @@ async def test_a_full_disk_refuses_money_and_nothing_else(
                 assert (await stack.call("GET", "/v1/models"))[0] == 200
                 path = "/admin/v1/costs/summary"
                 assert (await stack.call("GET", path, key=stack.admin))[0] == 200
+                # Traces wait where they are bounded.
+                assert len(stack.services.traces.put_off) <= 1
                 disk.empty()
                 async with asyncio.timeout(10):
                     while "full" in (await storage(stack)).values():  # noqa: ASYNC110

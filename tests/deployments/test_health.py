@@ -67,3 +67,17 @@ async def test_a_forced_breaker_is_degraded(stack: Stack) -> None:
     _, health, _ = await stack.call("GET", "/health")
     assert health["status"] == "degraded"
     assert health["circuit_breaker"]["state"] == "forced_open"
+
+
+async def test_a_damaged_ledger_is_seen_and_takes_no_money(stack: Stack) -> None:
+    """Degraded, with the row for an admin; a call is refused with what to do."""
+    await stack.policy()
+    assert (await stack.chat("sound"))[0] == 200
+    stack.lines["cost_tracker"].host._mechanism.damaged("ledger row 7 is not what was written")
+    _, health, _ = await stack.call("GET", "/health", key=stack.admin)
+    assert health["status"] == "degraded"
+    assert health["ledger"] == {"damage": "ledger row 7 is not what was written"}
+    status, body, _ = await stack.chat("costs money")
+    assert status == 503
+    assert body["error"]["code"] == "ledger_damaged"
+    assert "ledger row 7" in body["error"]["message"]

@@ -29,3 +29,9 @@ async def test_an_id_that_no_log_should_hold_is_not_taken_over(stack: Stack, bad
     _, _, headers = await stack.chat("bad name", x_request_id=bad)
     assert len(headers["x-request-id"]) == 32
     await stack.trace(headers["x-request-id"])
+
+
+async def test_an_id_with_a_percent_sign_is_found_by_it(stack: Stack) -> None:
+    """What a path says is decoded once: `50%2541` is the id `50%41`, not `50A`."""
+    await stack.chat("per cent", x_request_id="50%41")
+    assert (await stack.trace("50%2541"))["request_id"] == "50%41"

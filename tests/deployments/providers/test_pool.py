@@ -104,7 +104,7 @@ async def test_a_wait_that_is_over_costs_no_place(run_script: Script) -> None:
     async with provider(url, max_connections=1, connect_timeout_s=0.2) as acme:
         results = await asyncio.gather(*(acme.send(CALL) for _ in range(4)), return_exceptions=True)
         kinds = [one.kind for one in results if isinstance(one, ProviderFailure)]
-        assert kinds == ["connect"] * 3
+        assert kinds == ["full"] * 3
         await acme.send(CALL)
     assert len(count.calls) == 2
 
