@@ -16,7 +16,7 @@ from benchmarks.on_ray import Gateway, Setting, running
 from benchmarks.provider import provider
 from benchmarks.strict import terms
 from benchmarks.strict.cells import Cell
-from benchmarks.strict.evidence import Evidence, Kill
+from benchmarks.strict.evidence import Evidence, Kill, plain
 from benchmarks.strict.findings import Findings
 from benchmarks.strict.judge import judge
 from benchmarks.strict.measure import Bench
@@ -97,6 +97,7 @@ def chaos(
         bench = Bench(gateway, providers, seed, trouble, LEAK_S)
         run.evidence = asyncio.run(bench.measure(cell, seconds or 0.0))
         tell("judging")
+        (folder / "evidence.json").write_text(json.dumps(plain(run.evidence), default=str))
         run.findings = judge(run.evidence)
         # What a dead or frozen process has on loan is withheld until that is known.
         breaches = run.findings.breaches

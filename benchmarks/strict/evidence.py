@@ -99,3 +99,17 @@ _PROVIDER_S = 0.4
 """What a provider takes for a request of `ample`."""
 JUST_NS = 500_000_000
 """What is this close to a kill may have been touched by it."""
+
+
+def plain(found: Evidence) -> dict[str, Any]:
+    """The evidence as it is kept."""
+    return {
+        "began_ns": found.began_ns,
+        "ended_ns": found.ended_ns,
+        "asked": [one._asdict() for one in found.asked],
+        "kills": [one._asdict() for one in found.kills],
+        "held": found.held,
+        "over_budget": found.over_budget,
+        "calls": [one._asdict() for one in found.calls],
+        "rows": found.rows,
+    }
