@@ -158,7 +158,9 @@ class Faults:
         there = {process.pid for process in nodes.processes(victim)}
         lost = [("replica", pid) for pid in self._gateway.replicas() & there]
         at_ns = time.time_ns()
-        self._kills += [Kill(at_ns, what, pid) for what, pid in (*lost, *hosts.items())]
+        raylet = nodes.living[victim].raylet.pid
+        killed = (("node", raylet), *lost, *hosts.items())
+        self._kills += [Kill(at_ns, what, pid) for what, pid in killed]
         await asyncio.to_thread(nodes.kill, victim)
         back_s = await self._back(hosts, at_ns)
         if self._nodes_killed == 1:

@@ -29,6 +29,8 @@ LEAK_S = 100.0
 """A lost node's holds end half a minute after it is known to be lost."""
 _CALM_S = (1.0, 4.0)
 _KEY = "CHAOS_KEY"
+# As long as it takes until no ingress hands requests to a replica that leaves.
+_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3"}
 _WAIT = {name: {"then": "wait"} for name in ("response_cache", "circuit_breaker")}
 
 Tell = Callable[[str], None]
@@ -87,7 +89,7 @@ def chaos(
             for name, one in providers.items()
         )
         setting = Setting(replicas, providers=args, nodes=nodes)
-        gateway = stack.enter_context(running(folder, policy, setting, {_KEY: key}))
+        gateway = stack.enter_context(running(folder, policy, setting, _ENVIRONMENT | {_KEY: key}))
 
         async def trouble(gateway: Gateway, cell: Cell, seed: int, kills: list[Kill]) -> None:
             dice = random.Random(f"{seed} chaos")

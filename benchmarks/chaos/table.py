@@ -44,6 +44,7 @@ def markdown(run: Run) -> str:
         f"provider, {len(run.struck)} faults; {figures.get('excused', 0)} requests were cut off "
         f"with what served them, {figures.get('failed', 0)} failed otherwise; "
         f"{figures.get('wrong_charges', 0)} charges unlike the provider's log, "
+        f"{figures.get('lost_with_node', 0)} calls in what a lost node had on loan, "
         f"{figures.get('estimated', 0)} estimated, {figures.get('over_limit', 0)} units over "
         f"limits, {figures.get('over_budget_nanos', 0)} nano-dollars over budgets, "
         f"{figures.get('doubled', 0)} doubled calls, {len(figures.get('leaks', {}))} holds left."
