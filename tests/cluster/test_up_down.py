@@ -155,7 +155,7 @@ def test_all_killed_at_once_and_started_again_has_all_that_was_acknowledged(
     for _ in range(3):
         machine.ask()
     key = machine.admin("POST", "keys", {"team": "analysts"})
-    version = machine.admin("POST", "prompts/greet", {"type": "greeting", "template": "Hello."})
+    prompt = machine.admin("POST", "prompts/greet", {"type": "greeting", "template": "Hello."})
     variants = [{"id": "a", "weight": 1}, {"id": "b", "weight": 3}]
     machine.admin("POST", "experiments/tone", {"variants": variants})
     machine.admin("POST", "experiments/tone/start", {})
@@ -174,7 +174,8 @@ def test_all_killed_at_once_and_started_again_has_all_that_was_acknowledged(
             assert isinstance(each.exception(), subprocess.CalledProcessError)
 
     machine.up()
-    assert machine.admin("GET", "prompts/greet")["versions"][-1]["version"] == version["version"]
+    prompts = machine.admin("GET", "prompts")["data"]
+    assert prompts["greet"]["newest"] == prompt["version"]
     listed = machine.admin("GET", "experiments")["data"]
     assert [(one["id"], one["status"]) for one in listed] == [("tone", "running")]
     assert key["id"] in {one["id"] for one in machine.admin("GET", "keys")["data"]}
