@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--nodes", type=int, default=3, help="the head and those for singletons")
     parser.add_argument("--clients", type=int, default=32, choices=(32, 256))
+    parser.add_argument("--lost-replies", type=int, default=0, metavar="PERCENT", help="of Ray's")
     parser.add_argument("--only", nargs="+", metavar="FAULT", default=(), help="only these faults")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     parser.add_argument("--keep", type=Path, help="keep state and logs in this folder")
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         replicas=args.replicas,
         nodes=args.nodes - 1,
         clients=args.clients,
+        lost_percent=args.lost_replies,
         keep=args.keep,
         tell=tell,
     )

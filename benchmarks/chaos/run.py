@@ -29,6 +29,11 @@ LEAK_S = 100.0
 """A lost node's holds end half a minute after it is known to be lost."""
 _CALM_S = (1.0, 4.0)
 _KEY = "CHAOS_KEY"
+_LOSSY = (
+    "CoreWorkerService.grpc_client.PushTask",
+    "ray::rpc::InternalKVGcsService.grpc_client.InternalKVGet",
+    "ray::rpc::InternalKVGcsService.grpc_client.InternalKVPut",
+)
 # As long as it takes until no ingress hands requests to a replica that leaves.
 _ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3"}
 _WAIT = {name: {"then": "wait"} for name in ("response_cache", "circuit_breaker")}
@@ -61,6 +66,7 @@ def chaos(
     nodes: int = 2,
     clients: int = 32,
     patience: float = 1.0,
+    lost_percent: int = 0,
     keep: Path | None = None,
     tell: Tell = lambda text: None,
 ) -> Run:
@@ -69,6 +75,7 @@ def chaos(
     seconds: after so long no other fault is made; None: after each was made in each round.
     only: these faults alone. nodes: for singletons, beside the head. patience: how many
     times longer than promised a singleton may be away, on a machine that has other work too.
+    lost_percent: so many of Ray's own requests are lost, and of its replies, all the time.
     keep: a folder for what is otherwise removed. tell: told what goes on.
     """
     cell = Cell(replicas, clients, "chaos")
@@ -90,8 +97,9 @@ def chaos(
             {"name": name, "base_url": one.url, "api_key_env": _KEY}
             for name, one in providers.items()
         )
+        environment = _ENVIRONMENT | {_KEY: key} | _lossy(lost_percent)
         setting = Setting(replicas, providers=args, nodes=nodes)
-        gateway = stack.enter_context(running(folder, policy, setting, _ENVIRONMENT | {_KEY: key}))
+        gateway = stack.enter_context(running(folder, policy, setting, environment))
 
         async def trouble(gateway: Gateway, cell: Cell, seed: int, kills: list[Kill]) -> None:
             dice = random.Random(f"{seed} chaos")
@@ -109,6 +117,13 @@ def chaos(
         run.findings.add(recovery(run.struck, patience))
         (folder / "struck.json").write_text(json.dumps([one._asdict() for one in run.struck]))
     return run
+
+
+def _lossy(percent: int) -> dict[str, str]:
+    """Ray's own fault injection, for the calls of actors and for what the cluster remembers."""
+    loss = {"num_failures": -1, "req_failure_prob": percent, "resp_failure_prob": percent}
+    told = json.dumps(dict.fromkeys(_LOSSY, loss))
+    return {"RAY_testing_rpc_failure": told} if percent else {}
 
 
 async def _trouble(
