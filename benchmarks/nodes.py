@@ -31,7 +31,8 @@ HEALTH_CHECKS = {
 }
 """With these a node's loss is noticed within three seconds; docs/operations.md names them."""
 ROOT = Path(__file__).parents[1]
-_START_S = 60.0
+_START_S = 120.0
+_ATTEMPTS = 3
 _OBJECT_STORE_BYTES = 96 << 20
 
 
@@ -61,15 +62,22 @@ class Nodes:
 
     def add(self) -> str:
         """Start another one; its id. Blocks. Raises RuntimeError."""
+        for _ in range(_ATTEMPTS):
+            # On a busy machine Ray's own patience of half a minute may be too short.
+            node = self._start()
+            if node is not None:
+                self.living[node.id] = node
+                return node.id
+        raise RuntimeError(f"a node did not start; see {self._storage}/node-{self._count}.log")
+
+    def _start(self) -> Node | None:
         self._count += 1
         home = self._storage / f"node-{self._count}"
         home.mkdir()
         before = {process.pid for process in self._raylets()}
-        command = [sys.executable, "-m", "benchmarks.nodes", self._address]
-        log = home.with_suffix(".log")
-        with log.open("wb") as output:
+        with home.with_suffix(".log").open("wb") as output:
             code = subprocess.run(
-                command,
+                [sys.executable, "-m", "benchmarks.nodes", self._address],
                 env={**os.environ, **self._environment, "HOME": str(home)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -79,26 +87,19 @@ class Nodes:
                 timeout=_START_S,
             ).returncode
         new = [process for process in self._raylets() if process.pid not in before]
-        if code != 0 or len(new) != 1:
-            raise RuntimeError(f"a node did not start; see {log}")
-        node = Node(_id(new[0]), new[0], home)
-        self.living[node.id] = node
-        return node.id
+        if code == 0 and len(new) == 1:
+            return Node(_id(new[0]), new[0], home)
+        for process in new:
+            _kill(_with_children(process))
+        return None
 
     def processes(self, id: str) -> list[psutil.Process]:
         """A node's raylet, and all that runs there."""
-        raylet = self.living[id].raylet
-        with contextlib.suppress(psutil.Error):
-            return [raylet, *raylet.children(recursive=True)]
-        return [raylet]
+        return _with_children(self.living[id].raylet)
 
     def kill(self, id: str) -> None:
         """Kill -9 of a node, all at once; its disk is gone too."""
-        every = self.processes(id)
-        for process in every:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(every, timeout=5.0)
+        _kill(self.processes(id))
         shutil.rmtree(self.living.pop(id).home, ignore_errors=True)
 
     def _raylets(self) -> Iterator[psutil.Process]:
@@ -106,6 +107,19 @@ class Nodes:
             with contextlib.suppress(psutil.Error):
                 if process.name() == "raylet":
                     yield process
+
+
+def _with_children(raylet: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return [raylet, *raylet.children(recursive=True)]
+    return [raylet]
+
+
+def _kill(every: list[psutil.Process]) -> None:
+    for process in every:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(every, timeout=5.0)
 
 
 def _id(raylet: psutil.Process) -> str:
