@@ -43,12 +43,13 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True)
 class Run:
-    """What a run has come to. struck: the faults, in order."""
+    """What a run has come to. struck: the faults, in order. broken: why it ended early."""
 
     seed: int
     struck: list[Struck] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
     evidence: Evidence | None = None
+    broken: str = ""
 
 
 def order(dice: random.Random, faults: Sequence[str]) -> Iterator[str]:
@@ -115,6 +116,7 @@ def chaos(
         breaches = run.findings.breaches
         run.findings.breaches = [each for each in breaches if each.invariant != "I13"]
         run.findings.add(recovery(run.struck, patience))
+        run.findings.breach("I9", bool(run.broken), run.broken)
         (folder / "struck.json").write_text(json.dumps([one._asdict() for one in run.struck]))
     return run
 
@@ -145,7 +147,12 @@ async def _trouble(
             break
         await asyncio.sleep(dice.uniform(*_CALM_S))
         tell(f"{number + 1}: {name}")
-        run.struck.append(await faults.strike(name))
+        try:
+            run.struck.append(await faults.strike(name))
+        except (RuntimeError, TimeoutError) as error:
+            # What has come to pass by then is judged all the same.
+            run.broken = f"{name}: {error}"
+            return
     await asyncio.sleep(_CALM_S[1])
 
 
