@@ -63,6 +63,7 @@ class CircuitBreaker(Bookkeeping):
 
     NAME: ClassVar[str] = "circuit_breaker"
     DURABLE: ClassVar[bool] = False
+    MIRRORED: ClassVar[bool] = True
     CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {
         "settings": "live",

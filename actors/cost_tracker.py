@@ -36,6 +36,7 @@ class CostTracker(Lending):
 
     NAME: ClassVar[str] = "cost_tracker"
     DURABLE: ClassVar[bool] = True
+    MIRRORED: ClassVar[bool] = True
     CLOCK: ClassVar[Literal["steady", "wall"]] = "wall"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {
         "accounts": "live",

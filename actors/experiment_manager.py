@@ -81,6 +81,7 @@ class ExperimentManager(Bookkeeping):
 
     NAME: ClassVar[str] = "experiment_manager"
     DURABLE: ClassVar[bool] = True
+    MIRRORED: ClassVar[bool] = True
     CLOCK: ClassVar[Literal["steady", "wall"]] = "wall"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {
         "experiments": "live",

@@ -1,7 +1,7 @@
 """Hosts and standbys as Ray sees them: what Ray is asked for is where they listen.
 
 A host runs where its term says, on the copy of the rows that the term names. Where a later
-term, or newer code, has taken over since, it refuses to live: neither Ray's restarts nor a
+term, or other code, has taken over since, it refuses to live: neither Ray's restarts nor a
 replica that comes too late bring an old one back.
 """
 
@@ -43,6 +43,13 @@ log = logging.getLogger(__name__)
 def namespace(name: str) -> str:
     """The Ray namespace of the gateway `name`."""
     return f"raygate-{name}"
+
+
+def check_home(name: str, place: Home) -> None:
+    """Raises PermissionError where the home was given up, or taken over by other code, since."""
+    current = home.home(name)
+    if current is None or (current.claim, current.code) != (place.claim, place.code):
+        raise PermissionError(f"the home of {name} has changed hands since")
 
 
 class HostActor:
@@ -88,7 +95,7 @@ class HostActor:
         self._tenure = Tenure(self._in_charge, self._end)
         self._to_standby: LineTransport | None = None
         self._mirror: Mirror | None = None
-        if mechanism_of(factory).DURABLE:
+        if mechanism_of(factory).MIRRORED:
             self._mirror = keeper = Mirror(
                 host, factory, self._host.store, self._host.lived, path,
                 self._terms, latest, self._tenure, self._standby_at, self._end,
@@ -109,10 +116,11 @@ class HostActor:
         return await self._door.open(ray.util.get_node_ip_address())
 
     async def info(self) -> dict[str, Any]:
-        """See `Host.info`; and the term, the node, and what protects the rows."""
+        """See `Host.info`; and the code, the term, the node, and what protects the rows."""
         term = self._mirror.term if self._mirror is not None else None
         return {
             **self._host.info(),
+            "code": ".".join(map(str, self._place.code)),
             "node": self._mine.node,
             "term": term.number if term is not None else None,
             "protection": self._mirror.protection if self._mirror is not None else "",
@@ -130,9 +138,7 @@ class HostActor:
 
     def _check(self) -> Term:
         """The term in force. Raises PermissionError where it is not this host's."""
-        current = home.home(self._name)
-        if current is None or current.claim != self._place.claim or current.code > self._place.code:
-            raise PermissionError(f"the home of {self._name} has changed hands since")
+        check_home(self._name, self._place)
         latest = self._terms.latest(self._called)
         if latest is None or latest.primary != self._mine:
             raise PermissionError(f"another {self._called} has changed hands with this one since")
@@ -177,9 +183,7 @@ class StandbyActor:
     """The standby of one gateway on one node."""
 
     def __init__(self, name: str, place: Home) -> None:
-        current = home.home(name)
-        if current is None or current.claim != place.claim:
-            raise PermissionError(f"the home of {name} has changed hands since")
+        check_home(name, place)
         folder = Path(place.folder).expanduser() / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._standby = Standby(folder)

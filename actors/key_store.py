@@ -65,6 +65,7 @@ class KeyStore(Bookkeeping):
 
     NAME: ClassVar[str] = "key_store"
     DURABLE: ClassVar[bool] = True
+    MIRRORED: ClassVar[bool] = True
     CLOCK: ClassVar[Literal["steady", "wall"]] = "wall"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {"keys": "live"}
     COMMANDS: ClassVar[frozenset[str]] = frozenset(

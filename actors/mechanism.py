@@ -73,6 +73,8 @@ class Mechanism(Protocol):
     NAME: the singleton's name.
     DURABLE: True where losing a row loses money, keys, prompts or experiments
         (committed with fsync); otherwise rows survive a kill, not a power cut.
+    MIRRORED: whether the rows are kept on a second node too, as far as there is one: where
+        losing them breaks a promise. Without them the host begins anew, if it is not DURABLE.
     CLOCK: "steady" (durations; stands still while the machine is off) or
         "wall" (calendar; never goes back).
     TABLES: the tables of its rows; "live" ones come back through `load`, "archive" ones
@@ -88,6 +90,7 @@ class Mechanism(Protocol):
 
     NAME: ClassVar[str]
     DURABLE: ClassVar[bool]
+    MIRRORED: ClassVar[bool]
     CLOCK: ClassVar[Literal["steady", "wall"]]
     TABLES: ClassVar[Mapping[str, Kind]]
     COMMANDS: ClassVar[frozenset[str]]

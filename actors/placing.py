@@ -50,6 +50,12 @@ def term_of(name: str, host: str, factory: str, place: Home) -> tuple[Term, bool
     return taken, True
 
 
+def node_is_gone(name: str, host: str) -> bool:
+    """Whether the node is gone on which a host runs, by the term in force."""
+    latest = homes.terms_of(name).latest(host)
+    return latest is not None and all(node.id != latest.primary.node for node in nodes.preferred())
+
+
 def survey(name: str, place: Home, at: list[Node]) -> dict[str, list[Found]]:
     """All copies of all hosts' rows on these nodes, by node."""
     told = nodes.everywhere(look, at, _LOOK_S, name, place.folder)
@@ -72,9 +78,18 @@ def _first(name: str, host: str, factory: str, place: Home) -> Term:
     alive = nodes.preferred()
     home_node = next((node for node in alive if node.id == place.node), alive[0])
     fresh = Copy(home_node.id, home_node.machine, f"{host}.sqlite")
-    if not mechanism_of(factory).DURABLE:
+    mechanism = mechanism_of(factory)
+    if not mechanism.MIRRORED:
         return Term(1, fresh)
-    best = choose(_found(name, host, place, alive, home_node))
+    found = _found(name, host, place, alive, home_node)
+    try:
+        best = choose(found)
+    except Lost:
+        if mechanism.DURABLE:
+            raise
+        # It begins anew: in a file, and a term, that no other copy can be taken for.
+        number = 1 + max(one.standing.number for one in found)
+        return Term(number, fresh._replace(file=f"{host}.{number}.sqlite"))
     if best is None:
         return Term(1, fresh)
     return Term(best.standing.number + 1, best.copy)
@@ -86,7 +101,7 @@ def _next(name: str, host: str, factory: str, place: Home, latest: Term, alive: 
     if copy is not None:
         return copy
     if not mechanism_of(factory).DURABLE:
-        return Copy(alive[0].id, alive[0].machine, f"{host}.sqlite")
+        return Copy(alive[0].id, alive[0].machine, f"{host}.{latest.number + 1}.sqlite")
     copy = successor(latest, (), _found(name, host, place, alive, alive[0]))
     if copy is None:
         raise Lost(

@@ -118,6 +118,7 @@ class PromptRegistry(Bookkeeping):
 
     NAME: ClassVar[str] = "prompt_registry"
     DURABLE: ClassVar[bool] = True
+    MIRRORED: ClassVar[bool] = True
     CLOCK: ClassVar[Literal["steady", "wall"]] = "wall"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {
         "versions": "live",

@@ -23,6 +23,7 @@ class RateLimiter(Admissions):
 
     NAME: ClassVar[str] = "rate_limiter"
     DURABLE: ClassVar[bool] = False
+    MIRRORED: ClassVar[bool] = True
     CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
     TABLES: ClassVar[Mapping[str, Kind]] = {
         "policy": "live",

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors import home as homes
 from actors import nodes, placing
 from actors.home import Home, code_version, home, keep_policy, kept_policy
-from actors.host_actor import HostActor, namespace
+from actors.host_actor import HostActor, namespace, standby_name
 from actors.life import Life
 from actors.outbox import Outbox
 from actors.sharded import singleton_of
@@ -52,19 +52,19 @@ def claim_home(name: str, storage_path: str, shards: Mapping[str, int] | None = 
     """The home of this gateway; see `home.claim`. Hosts of older code make way."""
     found = homes.claim(name, storage_path, shards)
     if found.code < code_version():
-        # Only this version makes new ones, from here on.
-        found = homes.take_over(name, found, code_version())
-        _retire(name, host_names(found))
+        found = _take_over(name, found)
     return found
 
 
 def roll_back(name: str) -> bool:
-    """Let this code, older than what runs, make the hosts again; whether there was need to."""
+    """Let this code, older than what runs, make the hosts again; whether there was need to.
+
+    Once replicas of this code run: those of newer code make no hosts any more.
+    """
     found = home(name)
     if found is None or found.code <= code_version():
         return False
-    homes.take_over(name, found, code_version())
-    _retire(name, host_names(found))
+    _take_over(name, found)
     return True
 
 
@@ -77,13 +77,13 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
     """The handle of a singleton, or of one of its shards; it is created where it does not run.
 
     Raises LookupError where the home was given up since `place` was claimed, ValueError
-    where newer code has taken over and its host does not run (yet), Lost where nobody knows
+    where other code has taken over and its host does not run (yet), Lost where nobody knows
     from which copy of its rows it may go on.
     """
     current = home(name)
     if current is None or current.claim != place.claim:
         raise LookupError(f"the singletons of {name} were ended; start its replicas anew")
-    if current.code > code_version():
+    if current.code != code_version():
         return ray.get_actor(singleton, namespace=namespace(name))
     factory = SINGLETONS[singleton_of(singleton)]
     term, before = placing.term_of(name, singleton, factory, current)
@@ -163,6 +163,16 @@ def teardown(name: str, patience_s: float = 10.0) -> list[str]:
     for host in {*hosts, *ended}:
         homes.terms_of(name).give_up(host)
     return [one for one in ended if singleton_of(one) in SINGLETONS]
+
+
+def _take_over(name: str, found: Home) -> Home:
+    """Only this version makes hosts and standbys, from here on; those that run make way."""
+    taken = homes.take_over(name, found, code_version())
+    for node in nodes.preferred():
+        # What it has copied stays, and a host of this code goes on with it.
+        _kill(name, standby_name(node.id))
+    _retire(name, host_names(found))
+    return taken
 
 
 def _retire(name: str, hosts: list[str]) -> None:

@@ -27,6 +27,7 @@ class ResponseCache(Bookkeeping):
 
     NAME: ClassVar[str] = "response_cache"
     DURABLE: ClassVar[bool] = False
+    MIRRORED: ClassVar[bool] = False
     CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = dict.fromkeys(
         (TABLE, _META, *repeats.TABLES), "live"

@@ -57,6 +57,7 @@ class TraceCollector(Bookkeeping):
 
     NAME: ClassVar[str] = "trace_collector"
     DURABLE: ClassVar[bool] = False
+    MIRRORED: ClassVar[bool] = False
     CLOCK: ClassVar[Literal["steady", "wall"]] = "wall"
     TABLES: ClassVar[Mapping[str, Literal["live", "archive"]]] = {
         "batches": "live",

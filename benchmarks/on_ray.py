@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.nodes import HEALTH_CHECKS, Nodes
 from benchmarks.ports import free_ports
 from deployments.cli import local_ray, processes
 from deployments.providers.simulated_log import CallRecord, read_calls
@@ -26,6 +28,7 @@ FAST_INGRESS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # As in serve_config.yaml.
     "RAY_SERVE_HAPROXY_RETRIES": "10",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
 }
 PORTS = (
@@ -45,6 +48,7 @@ class Setting:
     providers: other providers, as the gateway's `args` take them.
     scaling: Serve's `autoscaling_config` for the gateway; none: the number is fixed.
     shards: how many hosts singletons have, as the gateway's `args` take it.
+    nodes: how many nodes for singletons there are beside the head, each with its own disk.
     name: of the gateway. Its replicas' processes are known by it, so it is nobody else's.
     """
 
@@ -53,6 +57,7 @@ class Setting:
     providers: tuple[dict[str, Any], ...] = ()
     scaling: dict[str, Any] | None = None
     shards: dict[str, int] = field(default_factory=dict)
+    nodes: int = 0
     name: str = field(default_factory=lambda: f"on-ray-{secrets.token_hex(4)}")
 
 
@@ -60,6 +65,7 @@ class Gateway:
     """A running gateway, and the process that deployed it (see `stage.py`).
 
     url: of the ingress. haproxy: its admin socket. admin: the secret of an admin key.
+    nodes: those for singletons. ray: the folder of the session.
     storage: its state, and the log of the simulated provider beside it.
     """
 
@@ -70,20 +76,26 @@ class Gateway:
         url: str,
         haproxy: Path,
         storage: Path,
+        nodes: Nodes,
+        ray: Path,
     ) -> None:
         self.setting = setting
         self.url = url
         self.haproxy = haproxy
         self.storage = storage
+        self.nodes = nodes
+        self.ray = ray
         self.admin = ""
         self._stage = stage
+        self._one = threading.Lock()
 
     def do(self, what: str, argument: Any = None) -> Any:
         """Have the stage do something, and wait for it. Blocks. Raises RuntimeError."""
         assert self._stage.stdin is not None
         assert self._stage.stdout is not None
-        print(json.dumps([what, argument]), file=self._stage.stdin, flush=True)
-        line = self._stage.stdout.readline()
+        with self._one:
+            print(json.dumps([what, argument]), file=self._stage.stdin, flush=True)
+            line = self._stage.stdout.readline()
         if not line:
             ended = self._stage.wait(_END_S)
             raise RuntimeError(f"the stage ended with {ended}; see {self.storage}/stage.log")
@@ -155,8 +167,14 @@ def running(
     # Not the usual ones: another gateway may be starting on this machine.
     port, *others = free_ports(1 + len(PORTS))
     environment |= dict(zip(PORTS, map(str, others), strict=True))
+    if setting.nodes:
+        environment |= {**HEALTH_CHECKS, "HOME": str(storage / "head")}
+        (storage / "head").mkdir()
     try:
         address, _ = local_ray.start(folder, environment, dashboard=False)
+        nodes = Nodes(folder, environment, address, storage)
+        for _ in range(setting.nodes):
+            nodes.add()
         with (
             (storage / "stage.log").open("wb") as log,
             subprocess.Popen(
@@ -175,7 +193,7 @@ def running(
             try:
                 haproxy = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"])
                 url = f"http://127.0.0.1:{port}"
-                gateway = Gateway(stage, setting, url, haproxy, storage)
+                gateway = Gateway(stage, setting, url, haproxy, storage, nodes, folder)
                 gateway.admin = gateway.do("bootstrap")
                 gateway.do("deploy", policy)
                 _wait_for_all(gateway)

@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +29,7 @@ from benchmarks.on_ray import Setting, running
 from benchmarks.provider import provider
 from benchmarks.strict import terms
 from benchmarks.strict.cells import ALL, SHORT, Cell, choose
+from benchmarks.strict.evidence import plain
 from benchmarks.strict.findings import Findings
 from benchmarks.strict.judge import judge
 from benchmarks.strict.measure import Bench
@@ -158,22 +158,8 @@ def _judged(bench: Bench, cell: Cell, seconds: float, folder: Path) -> Findings:
         findings.breach("I9", 1, f"the cell broke down: {error!r}"[:300])
         return findings
     findings = judge(found)
-    (folder / f"{cell.name}.json").write_text(json.dumps(_plain(found), default=str))
+    (folder / f"{cell.name}.json").write_text(json.dumps(plain(found), default=str))
     return findings
-
-
-def _plain(found: Any) -> dict[str, Any]:
-    """The evidence as it is kept."""
-    return {
-        "began_ns": found.began_ns,
-        "ended_ns": found.ended_ns,
-        "asked": [one._asdict() for one in found.asked],
-        "kills": [one._asdict() for one in found.kills],
-        "held": found.held,
-        "over_budget": found.over_budget,
-        "calls": [one._asdict() for one in found.calls],
-        "rows": found.rows,
-    }
 
 
 def _line(result: Result) -> str:

@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """A kill -9 at a Unix time, of a "replica" or of a singleton by its name."""
+    """A kill -9 at a Unix time, of a "replica", "node", "haproxy", or a singleton by its name."""
 
     at_ns: int
     what: str
@@ -75,14 +75,14 @@ class Evidence:
         """When these were killed."""
         return [kill.at_ns for kill in self.kills if kill.what in what]
 
-    def in_flight_at_kill(self, call: CallRecord) -> bool:
+    def in_flight_at_kill(self, call: CallRecord, what: str = "replica") -> bool:
         """Whether a replica was killed while this call may have been its own business.
 
         Up to a moment after its end, too: until then the end may not have been told.
         """
         ended_ns = call.ended_ns or self.ended_ns
         return any(
-            call.started_ns - JUST_NS <= at <= ended_ns + JUST_NS for at in self.killed("replica")
+            call.started_ns - JUST_NS <= at <= ended_ns + JUST_NS for at in self.killed(what)
         )
 
     def slowest_s(self) -> float:
@@ -99,3 +99,17 @@ _PROVIDER_S = 0.4
 """What a provider takes for a request of `ample`."""
 JUST_NS = 500_000_000
 """What is this close to a kill may have been touched by it."""
+
+
+def plain(found: Evidence) -> dict[str, Any]:
+    """The evidence as it is kept."""
+    return {
+        "began_ns": found.began_ns,
+        "ended_ns": found.ended_ns,
+        "asked": [one._asdict() for one in found.asked],
+        "kills": [one._asdict() for one in found.kills],
+        "held": found.held,
+        "over_budget": found.over_budget,
+        "calls": [one._asdict() for one in found.calls],
+        "rows": found.rows,
+    }

@@ -43,12 +43,16 @@ def charges(found: Evidence) -> Findings:
     for row in found.rows:
         rows[row["charge_id"]].append(row)
     calls: dict[str, CallRecord] = {}
+    with_node = 0
     for call in found.calls:
         if call.charge_id is None or call.charge_id in calls:
             wrong.append(f"call {call.id}: its charge id {call.charge_id} is not its own")
         else:
             calls[call.charge_id] = call
-        if call.charge_id not in rows:
+        if call.charge_id not in rows and found.in_flight_at_kill(call, "node"):
+            # Its outbox is gone. The ledger has spent all that its replica had on loan.
+            with_node += 1
+        elif call.charge_id not in rows:
             wrong.append(f"call {call.id} ({call.model}, {call.outcome}) was not charged")
     alone = 0
     for id, mine in rows.items():
@@ -72,6 +76,7 @@ def charges(found: Evidence) -> Findings:
     estimated = sum(mine[-1]["state"] == "estimated" for mine in rows.values())
     findings.figures |= {"wrong_charges": len(wrong), "estimated": estimated}
     findings.figures |= {"estimates_without_call": alone, "cut_off": cut}
+    findings.figures["lost_with_node"] = with_node
     return findings
 
 
@@ -116,7 +121,7 @@ def failures(found: Evidence) -> Findings:
     for one in found.asked:
         if one.end == evidence.ANSWERED or one.end in tenants[one.tenant].refusals:
             continue
-        if one.end == evidence.LEFT and found.cell.trouble == "leaving":
+        if one.end == evidence.LEFT and found.cell.trouble in ("leaving", "chaos"):
             continue
         if _killed_with_its_replica(found, one):
             excused += 1
@@ -131,10 +136,13 @@ def failures(found: Evidence) -> Findings:
 
 
 def _killed_with_its_replica(found: Evidence, one: Asked) -> bool:
-    """Whether a request was in flight on a replica that was killed, or found none at all."""
+    """Whether a request was in flight on a replica that was killed, or found none at all.
+
+    Or on its way through the ingress, when that was.
+    """
     if one.end not in (evidence.CLOSED, evidence.INGRESS):
         return False
-    for at in found.killed("replica"):
+    for at in found.killed("replica", "haproxy"):
         if one.sent_ns - JUST_NS <= at <= one.ended_ns:
             return True
         if found.cell.replicas == 1 and at <= one.sent_ns <= _back(found, at):

@@ -19,6 +19,10 @@ TIMEOUT_S = 30.0
 """What each request allows for all of it; longer than a dead replica's holds take to come back."""
 _SILENCE_S = TIMEOUT_S + 15.0
 _LEAVING = 0.1
+_PROMPTS = 0.3
+_PROMPT = "business_analysis_v1"
+_CONNECT_AGAIN_S = 0.1
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _AFTER_REFUSAL_S = 0.2
 
 
@@ -34,7 +38,7 @@ class Load:
     ) -> None:
         self.asked: list[Asked] = []
         self.under_way = 0
-        self._url = url + "/v1/chat/completions"
+        self._base = url
         self._session = session
         self._cell = cell
         self._keys = keys
@@ -125,20 +129,16 @@ class Load:
             "authorization": f"Bearer {self._keys[tenant.name]}",
             "x-raygate-timeout": f"{TIMEOUT_S:g}",
         }
-        leaves = self._cell.trouble == "leaving" and dice.random() < _LEAVING
+        leaves = self._cell.trouble in ("leaving", "chaos") and dice.random() < _LEAVING
         patience_s = dice.uniform(0.005, 0.7) if leaves else _SILENCE_S
+        url = f"{self._base}/v1/chat/completions"
+        if self._cell.trouble == "chaos" and tenant.name == "ample" and dice.random() < _PROMPTS:
+            url = f"{self._base}/v1/prompts/{_PROMPT}/execute"
+            body = {"inputs": {"data": self._question(tenant)}, "user_id": "analyst"}
         sent_ns, words, took_s = time.time_ns(), "", None
         self.under_way += 1
         try:
-            async with self._session.post(
-                self._url,
-                data=orjson.dumps(body),
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=patience_s),
-            ) as reply:
-                content = await reply.read()
-                end, words = _told(reply, content)
-                took_s = _without_provider(reply)
+            end, words, took_s = await self._post(url, orjson.dumps(body), headers, patience_s)
         except TimeoutError:
             end = evidence.LEFT if leaves else evidence.SILENT
         except (aiohttp.ClientError, OSError) as error:
@@ -151,6 +151,24 @@ class Load:
         self.asked.append(Asked(tenant.name, user, sent_ns, ended_ns, end, took_s, wait_s, words))
         return end
 
+    async def _post(
+        self, url: str, body: bytes, headers: dict[str, str], patience_s: float
+    ) -> tuple[str, str, float | None]:
+        """How a request ended, the gateway's words for it, and what the gateway itself took.
+
+        While nothing listens nothing is sent, and it is tried again. Raises TimeoutError.
+        """
+        async with asyncio.timeout(patience_s):
+            while True:
+                try:
+                    async with self._session.post(
+                        url, data=body, headers=headers, timeout=_NO_TIMEOUT
+                    ) as reply:
+                        content = await reply.read()
+                        return *_told(reply, content), _without_provider(reply)
+                except aiohttp.ClientConnectorError:
+                    await asyncio.sleep(_CONNECT_AGAIN_S)
+
 
 def _without_provider(reply: aiohttp.ClientResponse) -> float | None:
     """What the gateway itself took, where it says so, seconds."""
@@ -161,6 +179,8 @@ def _without_provider(reply: aiohttp.ClientResponse) -> float | None:
 def _told(reply: aiohttp.ClientResponse, content: bytes) -> tuple[str, str]:
     """How a request ended, and the gateway's words for it."""
     if reply.status == 200:
+        if b'"status":"fallback"' in content[:100]:
+            return "fallback", str(content[:200])
         if reply.content_type != "text/event-stream" or content.endswith(b"data: [DONE]\n\n"):
             return evidence.ANSWERED, ""
         if (last := content.rstrip().rpartition(b"data: ")[2]).startswith(b'{"error"'):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -21,20 +22,33 @@ KILLS = {"replica": 3, "singleton": 5}
 LONGER = 2.5
 """How many times its usual length a cell may last for their sake."""
 LEAK_S = 30.0
-"""How long after the last answer something may still be held: a dead replica's are found out."""
 _CHARGES_S = 10.0
 _LOOK_S = 1.0
 _UNSURE = (aiohttp.ClientError, OSError, TimeoutError, AssertionError)
 """What looking at a gateway may meet while its processes are being killed."""
+
+Trouble = Callable[[Gateway, Cell, int, list[Kill]], Coroutine[Any, Any, None]]
+"""See `trouble.trouble`."""
 
 
 class Bench:
     """A gateway with its providers, cell after cell.
 
     providers: by the names that the policy's targets use. seed: of everything left to chance.
+    trouble: what makes the trouble. leak_s: how long after the last answer something may still
+        be held: a dead replica's are found out.
     """
 
-    def __init__(self, gateway: Gateway, providers: dict[str, Provider], seed: int) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        providers: dict[str, Provider],
+        seed: int,
+        trouble: Trouble = trouble,
+        leak_s: float = LEAK_S,
+    ) -> None:
+        self._trouble = trouble
+        self._leak_s = leak_s
         self._gateway = gateway
         self._providers = providers
         self._seed = seed
@@ -69,7 +83,7 @@ class Bench:
             asyncio.create_task(work)
             for work in (
                 load.run(),
-                trouble(self._gateway, cell, self._seed, kills),
+                self._trouble(self._gateway, cell, self._seed, kills),
                 look.go_on(),
             )
         ]
@@ -89,12 +103,20 @@ class Bench:
     async def _long_enough(
         self, cell: Cell, seconds: float, kills: list[Kill], running: list[asyncio.Task[None]]
     ) -> None:
-        """Wait for the time, and for so many kills, if they come. Raises what goes wrong."""
+        """Wait for the time, and for so many kills, if they come. Raises what goes wrong.
+
+        Chaos knows its own end.
+        """
         began = time.monotonic()
         wanted = KILLS.get(cell.trouble, 0)
-        while (passed := time.monotonic() - began) < seconds * LONGER and (
-            passed < seconds or len(kills) < wanted
-        ):
+
+        def enough() -> bool:
+            passed = time.monotonic() - began
+            if cell.trouble == "chaos":
+                return running[1].done()
+            return passed > seconds * LONGER or (passed > seconds and len(kills) >= wanted)
+
+        while not enough():
             await asyncio.wait(running, timeout=0.2, return_when="FIRST_EXCEPTION")
             for task in running:
                 if task.done():
@@ -106,7 +128,7 @@ class Bench:
         """Wait for the end of what goes on without a client, and read the books."""
         quiet = time.monotonic()
         held = await self._held(client)
-        while held and time.monotonic() < quiet + LEAK_S:
+        while held and time.monotonic() < quiet + self._leak_s:
             await asyncio.sleep(0.2)
             held = await self._held(client)
         settled_s = time.monotonic() - quiet

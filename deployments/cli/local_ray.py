@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deployments.cli import processes
+from deployments.cli.haproxy_start import write_script
 from deployments.cli.terminal import Problem
 
 # Ray's and HAProxy's sockets lie below it, and a socket's path is at most 107 bytes long.
@@ -71,6 +72,7 @@ def environment(folder: Path, configured: Mapping[str, str]) -> dict[str, str]:
     if not has_haproxy():
         return found | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
     return found | {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_script(folder / "haproxy")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),

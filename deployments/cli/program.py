@@ -8,6 +8,7 @@ import typer
 from deployments.cli import config_commands, keys_commands, ledger_commands
 from deployments.cli.down import down
 from deployments.cli.openapi import openapi
+from deployments.cli.roll_back import roll_back
 from deployments.cli.simulate import simulate
 from deployments.cli.status import status
 from deployments.cli.terminal import Problem, notice
@@ -27,6 +28,7 @@ app.command()(status)
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(ledger_commands.app, name="ledger")
+app.command("roll-back")(roll_back)
 app.command()(openapi)
 app.command()(simulate)
 

@@ -28,6 +28,7 @@ class Counter(Bookkeeping):
 
     NAME: ClassVar[str] = "counter"
     DURABLE: ClassVar[bool] = False
+    MIRRORED: ClassVar[bool] = False
     CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
     TABLES: ClassVar[dict[str, Literal["live", "archive"]]] = {
         "sums": "live",
@@ -144,6 +145,7 @@ class Calendar(Counter):
 
     CLOCK: ClassVar[Literal["steady", "wall"]] = "wall"
     DURABLE: ClassVar[bool] = True
+    MIRRORED: ClassVar[bool] = True
 
 
 FACTORY = "tests.actors.counter:Counter"

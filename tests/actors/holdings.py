@@ -13,6 +13,7 @@ class Holdings(Bookkeeping):
 
     NAME: ClassVar[str] = "holdings"
     DURABLE: ClassVar[bool] = False
+    MIRRORED: ClassVar[bool] = False
     CLOCK: ClassVar[Literal["steady", "wall"]] = "steady"
     TABLES: ClassVar[dict[str, Literal["live", "archive"]]] = {"held": "live", "said": "live"}
     COMMANDS: ClassVar[frozenset[str]] = frozenset(

@@ -246,6 +246,29 @@ def test_older_code_never_makes_a_host(
     assert caller.ask("total") == 3
 
 
+def test_rolled_back_newer_code_makes_no_host_either(
+    name: str, place: Home, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: the older code goes on with the state, and newer replicas that remain find its host."""
+    caller.ask("add", 3)
+    monkeypatch.setattr(registry, "code_version", lambda: (9, 0))
+    newer = registry.claim_home(name, "/elsewhere")
+    old = info(registry.ensure(name, "counter", newer))["pid"]
+
+    monkeypatch.setattr(registry, "code_version", lambda: place.code)
+    assert registry.roll_back(name)
+    assert not registry.roll_back(name)
+    eventually(lambda: not lives(old))
+
+    monkeypatch.setattr(registry, "code_version", lambda: (9, 0))
+    with pytest.raises(ValueError):
+        registry.ensure(name, "counter", newer)
+    monkeypatch.setattr(registry, "code_version", lambda: place.code)
+    made = info(registry.ensure(name, "counter", place))
+    assert made["code"] == ".".join(map(str, place.code))
+    assert caller.ask("total") == 3
+
+
 def test_a_host_that_comes_too_late_refuses_to_live(
     name: str, place: Home, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

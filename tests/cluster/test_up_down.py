@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,26 @@ class Machine:
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
         return dict(json.loads(answer.stdout))
 
+    def admin(self, method: str, path: str, body: Any = None) -> Any:
+        """What the admin API answers."""
+        request = urllib.request.Request(
+            f"{self.url}/admin/v1/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"authorization": f"Bearer {self.key}", "content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return json.load(reply)
+
+    def ledger(self) -> dict[str, dict[str, Any]]:
+        """The last row of each charge."""
+        rows = self.admin("GET", "costs/ledger?limit=1000")["data"]
+        return {row["charge_id"]: row for row in rows}
+
+    def pending_nanos(self) -> int:
+        """What is reserved or lent of the budgets."""
+        return sum(one["pending_nanos"] for one in self.admin("GET", "budgets")["data"])
+
     def nothing_is_left(self) -> bool:
         """No process of any session so far, no port, no folder."""
         running = [each for one in self.sessions for each in processes.of_folder(one)]
@@ -101,8 +123,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
             subprocess.run(["rm", "-rf", str(session)], check=True)
 
 
-def test_up_down_three_times_then_a_kill_of_everything_loses_nothing(machine: Machine) -> None:
-    """Down leaves no process and no port; after a kill -9 the key and today's spend are there."""
+def test_up_down_three_times_leaves_nothing_and_loses_nothing(machine: Machine) -> None:
+    """Down leaves no process and no port; the key and today's spend are there after it."""
     for round in range(3):
         told = machine.up()
         assert (told["admin_key"] is None) == (round > 0)
@@ -113,17 +135,8 @@ def test_up_down_three_times_then_a_kill_of_everything_loses_nothing(machine: Ma
         assert not (machine.folder / "up.json").exists()
 
     machine.up()
-    for _ in range(3):
-        machine.ask()
     spent = machine.status()["costs"]["today_cost"]
     assert spent > 0
-    for process in processes.of_folder(machine.session):
-        process.kill()
-
-    machine.up()
-    after = machine.status()
-    assert after["costs"]["today_cost"] == spent
-    assert after["status"] == "healthy"
     machine.ask()
     assert machine.status()["costs"]["today_cost"] > spent
 
@@ -132,6 +145,56 @@ def test_up_down_three_times_then_a_kill_of_everything_loses_nothing(machine: Ma
     machine.raygate("down", "--purge", "--yes")
     assert machine.nothing_is_left()
     assert not machine.folder.exists()
+
+
+def test_all_killed_at_once_and_started_again_has_all_that_was_acknowledged(
+    machine: Machine,
+) -> None:
+    """I8: charges, keys, prompts, experiments. Calls under way then are charged as estimated."""
+    machine.up()
+    for _ in range(3):
+        machine.ask()
+    key = machine.admin("POST", "keys", {"team": "analysts"})
+    prompt = machine.admin("POST", "prompts/greet", {"type": "greeting", "template": "Hello."})
+    variants = [{"id": "a", "weight": 1}, {"id": "b", "weight": 3}]
+    machine.admin("POST", "experiments/tone", {"variants": variants})
+    machine.admin("POST", "experiments/tone/start", {})
+    eventually(lambda: machine.pending_nanos() == 0)
+    charged = machine.ledger()
+    assert len(charged) == 3
+
+    machine.admin("PUT", "providers/simulated/control", {"ttft_s": 60})
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(machine.ask) for _ in range(4)]
+        stats = "providers/simulated/stats"
+        eventually(lambda: machine.admin("GET", stats)["in_flight"] == len(asking))
+        for process in processes.of_folder(machine.session):
+            process.kill()
+        for each in asking:
+            assert isinstance(each.exception(), subprocess.CalledProcessError)
+
+    machine.up()
+    prompts = machine.admin("GET", "prompts")["data"]
+    assert prompts["greet"]["newest"] == prompt["version"]
+    listed = machine.admin("GET", "experiments")["data"]
+    assert [(one["id"], one["status"]) for one in listed] == [("tone", "running")]
+    assert key["id"] in {one["id"] for one in machine.admin("GET", "keys")["data"]}
+    eventually(lambda: machine.pending_nanos() == 0)
+    after = machine.ledger()
+    assert {id: after[id] for id in charged} == charged
+    settled = [row["state"] for id, row in after.items() if id not in charged]
+    assert settled == ["estimated"] * len(asking)
+    assert machine.status()["status"] == "healthy"
+    machine.raygate("down")
+    assert machine.nothing_is_left()
+
+
+def eventually(true: Callable[[], bool], within_s: float = 60.0) -> None:
+    """Wait until it is. AssertionError where it is not."""
+    give_up = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.2)
 
 
 def test_ctrl_c_takes_down_what_was_started_and_its_curl_line_works(machine: Machine) -> None:
