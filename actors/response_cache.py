@@ -3,9 +3,8 @@
 Exact keys, bounded, least recently used goes first (`actors/cache_entries.py`). Of all that miss
 the same key one is the leader, who fetches and fills; the others wait (`actors/cache_flights.py`;
 the idea is golang.org/x/sync/singleflight's, across processes). Stale answers: RFC 5861. Whole
-replies under keys that clients choose: `actors/repeats.py`.
-
-A restart loses bodies and counts; it remembers leaders, waiters, purges and the policy.
+replies under keys that clients choose: `actors/repeats.py`. A restart loses bodies and counts; it
+remembers leaders, waiters, purges and the policy.
 """
 
 from collections.abc import Collection, Iterable, Mapping
