@@ -53,6 +53,7 @@ def claim_home(name: str, storage_path: str, shards: Mapping[str, int] | None = 
     found = homes.claim(name, storage_path, shards)
     if found.code < code_version():
         found = _take_over(name, found)
+        _begin(name, found)
     return found
 
 
@@ -173,6 +174,16 @@ def _take_over(name: str, found: Home) -> Home:
         _kill(name, standby_name(node.id))
     _retire(name, host_names(found))
     return taken
+
+
+def _begin(name: str, place: Home) -> None:
+    """Have the hosts started without waiting for it: requests wait for them already."""
+    for host in host_names(place):
+        try:
+            ensure(name, host, place)
+        except Exception as error:
+            # Whoever asks it next tries again.
+            log.warning("%s could not be started yet: %s", host, error)
 
 
 def _retire(name: str, hosts: list[str]) -> None:

@@ -19,6 +19,8 @@ GRACE_S = 1.0
 for: on a machine whose cores are all busy, or whose processes are killed, all take their time."""
 SHORTEST_WAIT_S = 0.25
 """A request that will not wait may still wait for what others were lent."""
+FORGOTTEN_NS = 30 * 10**9
+"""So long after a node's loss there may be requests from before it."""
 _MOST_EXAMPLES = 5
 
 
@@ -104,6 +106,9 @@ def _needed_again(found: Evidence, before: CallRecord, call: CallRecord) -> bool
     if ended_ns is not None and ended_ns <= call.started_ns and before.outcome != "ok":
         return True
     if found.in_flight_at_kill(before):
+        return True
+    # With its node a cache forgets who fetches, too: he may have waited for the ledger since.
+    if any(0 <= before.started_ns - at <= FORGOTTEN_NS for at in found.killed("node")):
         return True
     # What was cached goes with the cache; who fetches goes on, and is waited for.
     return ended_ns is not None and any(
