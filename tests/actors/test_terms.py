@@ -41,15 +41,30 @@ def test_old_terms_are_forgotten() -> None:
     kv = Kv()
     terms, term = Terms(kv, "gw"), Term(1, A)
     terms.begin("h", term)
-    for _ in range(50):
+    for _ in range(500):
         found = terms.follow("h", term, A, B if term.standby is None else None)
         assert found is not None
         term = found
     assert terms.latest("h") == term
-    assert len(kv.values) < 8
+    assert len(kv.values) < 110
     terms.give_up("h")
     assert terms.latest("h") is None
     assert kv.values == {}
+
+
+@pytest.mark.parametrize("terms_later", [2, 4, 200])
+def test_who_has_slept_through_terms_claims_none(terms_later: int) -> None:
+    """I10: an old primary that wakes up can't go on alone, also where its term is forgotten."""
+    terms = Terms(Kv(), "gw")
+    terms.begin("h", Term(1, A))
+    old = terms.follow("h", Term(1, A), A, B)
+    assert old is not None
+    term = terms.follow("h", old, B, None)
+    for _ in range(terms_later):
+        assert term is not None
+        term = terms.follow("h", term, B, C if term.standby is None else None)
+    assert terms.follow("h", old, A, None) is None
+    assert terms.latest("h") == term
 
 
 def test_a_latest_that_was_not_noted_is_found() -> None:
