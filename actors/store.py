@@ -235,7 +235,9 @@ class Store:
         return position(self._db, self.archives)
 
     def since(self, at: Position, most_bytes: int) -> Shipment:
-        """What a copy that has come so far needs next."""
+        """What a copy that has come so far needs next. Raises StoreError: not known at present."""
+        if self._doubtful:
+            raise StoreError(f"{self._path}: a write has failed half-way, and is to be read anew")
         return since(self._db, at, self.archives, most_bytes)._replace(head=self.head())
 
     def apply(self, shipments: Iterable[Shipment]) -> None:

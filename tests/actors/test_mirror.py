@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import mirror
-from actors.terms import Copy
+from actors import mirror, storage_trouble
+from actors.errors import StorageFull
+from actors.terms import Copy, Standing, standing_of
 from tests.actors.counter import Sum
 from tests.actors.mirror_world import MirrorWorld, Primary, until
+from tests.full_disk import empty_store, fill_store
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +162,58 @@ async def test_a_primary_whose_disk_has_lost_something_makes_way(world: MirrorWo
     successor = world.primary()
     assert await successor.send("y", 1, ("total",)) == [11]
     await successor.kill()
+
+
+async def test_a_standby_joins_a_primary_that_never_rests(world: MirrorWorld) -> None:
+    """While it gets what it lacks there is always something more."""
+    primary = world.primary()
+    async with asyncio.timeout(5.0):
+        while world.term.standby is None:
+            primary.add(1)
+            await asyncio.sleep(0)
+    total = (await primary.add(0))[0].total
+    assert total == primary.number - 1
+    assert rows(world.standby._fed["counter"].store) == rows(primary.host.store)
+    await primary.kill()
+
+
+async def test_a_disk_that_is_full_silences_nobody(
+    world: MirrorWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: neither the batch nor where the copy stands can be written; callers are told so."""
+    monkeypatch.setattr(storage_trouble, "PAUSE_S", 0.02)
+    primary = await joined(world)
+    line, world.line = world.line, None
+    draft = world.folder / "primary" / "counter.draft"
+    draft.mkdir()
+    fill_store(primary.host)
+    [refused] = await asyncio.wait_for(primary.add(5), 5.0)
+    assert isinstance(refused, StorageFull)
+    assert world.term.standby is None
+    empty_store(primary.host)
+    draft.rmdir()
+    world.line = line
+    await until(lambda: primary.host.info()["storage"] == "ok")
+    await until(lambda: primary.mirror.protection.startswith("standby"))
+    assert await primary.add(1) == [Sum(1)]
+    await primary.kill()
+
+
+async def test_a_copy_that_has_a_standby_says_so_before_it_counts(world: MirrorWorld) -> None:
+    """I8: else a cluster without memory, where the standby is gone, would begin from it."""
+    path = world.folder / "primary" / "counter.sqlite"
+    primary = world.primary()
+    said: list[Standing] = []
+    follow = world.terms.follow
+
+    def dies(*arguments: Any) -> Any:
+        said.append(standing_of(path))
+        return follow(*arguments)
+
+    world.terms.follow = dies  # type: ignore[method-assign]
+    await until(lambda: world.term.standby is not None)
+    assert said == [Standing(1, "primary", "standby")]
+    await primary.kill()
 
 
 @settings(deadline=None, max_examples=30)
