@@ -77,7 +77,7 @@ class HostActor:
         # Whoever was in charge elsewhere may speak for so long before it looks again.
         self._quiet_s = GOOD_FOR_S if latest.moved else 0.0
         folder = Path(place.folder).expanduser() / name
-        prepare(folder, factory, place.names)
+        prepare(folder, factory, place.names, latest.primary.file)
         path = folder / latest.primary.file
         _release(name, host)
         try:
