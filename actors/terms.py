@@ -206,7 +206,10 @@ def choose(found: Iterable[Found]) -> Found | None:
         return None
     best = max(whole, key=lambda one: (one.standing.number, one.standing.role == "primary"))
     peer = best.standing.peer
-    if peer and not any(one.copy.machine == peer for one in whole if one is not best):
+    # A pair's standings are of one term, or of two where one of them died as it began.
+    others = [one for one in whole if one is not best]
+    recent = [one for one in others if one.standing.number >= best.standing.number - 1]
+    if peer and not any(one.copy.machine == peer for one in recent):
         raise Lost(
             f"the other copy of {best.copy.file}, which may be ahead of this one, was on "
             f"{peer}, which is not here"

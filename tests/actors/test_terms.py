@@ -108,6 +108,14 @@ def test_a_standing_is_written_beside_its_copy(tmp_path: Path) -> None:
             ],
             A,
         ),
+        # The primary died as it claimed the term.
+        (
+            [
+                (A, Standing(1, "primary", "machine-b")),
+                (B, Standing(2, "standby", "machine-a")),
+            ],
+            B,
+        ),
         # The standby was put in charge, and went on alone.
         ([(A, Standing(2, "primary", "machine-b")), (B, Standing(3, "primary"))], B),
         # A copy that was not complete is none.
@@ -130,6 +138,8 @@ def test_a_cluster_without_memory_goes_on_from_what_is_ahead(
         # Perhaps the primary has gone on alone.
         [(B, Standing(2, "standby", "machine-a"))],
         [(B, Standing(2, "joining"))],
+        # Of its machine there is only what it was long ago.
+        [(B, Standing(5, "standby", "machine-a")), (A, Standing(3, "primary", "machine-b"))],
     ],
 )
 def test_nobody_guesses(found: list[tuple[Copy, Standing]]) -> None:
