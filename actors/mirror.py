@@ -125,8 +125,9 @@ class Mirror:
             self._arrived = self._sent
             return
         self._news.set()
-        if shipment is None:
-            self._doubtful = True
+        self._doubtful |= shipment is None
+        if shipment is None or self._doubtful:
+            # It will be done without.
             return
         packed = pack(shipment)
         self._unsent.append(packed)
@@ -206,6 +207,9 @@ class Mirror:
             self._tenure.when_held(self._untold.popleft()[1])
 
     async def _go_alone(self) -> None:
+        # For as long as the cluster is silent nothing more is kept for the standby.
+        self._doubtful = True
+        self._unsent.clear()
         while True:
             try:
                 won = await self._follow(self.term.primary, None)

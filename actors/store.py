@@ -181,10 +181,11 @@ class Store:
         """
         with self._transaction():
             batches = self._write(rows)
-        if head is not None:
-            write_head(self._head, head)
+        # First: what is committed counts, whether its head can be written or not.
         if self.ship is not None:
             self.ship(Shipment(self._pages.written, self._pages.gone, batches, head))
+        if head is not None:
+            write_head(self._head, head)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from actors import mirror, storage_trouble
 from actors.errors import StorageFull
+from actors.mechanism import Row
 from actors.terms import Copy, Standing, standing_of
 from tests.actors.counter import Sum
 from tests.actors.mirror_world import MirrorWorld, Primary, until
@@ -196,6 +198,49 @@ async def test_a_disk_that_is_full_silences_nobody(
     await until(lambda: primary.host.info()["storage"] == "ok")
     await until(lambda: primary.mirror.protection.startswith("standby"))
     assert await primary.add(1) == [Sum(1)]
+    await primary.kill()
+
+
+async def test_what_is_committed_is_shipped_though_its_head_can_not_be_written(
+    world: MirrorWorld,
+) -> None:
+    """I8: the batch counts, and is answered when it comes again."""
+    primary = await joined(world)
+    store = primary.host.store
+    head, store._head = store._head, os.open(world.folder, os.O_RDONLY)
+    with pytest.raises(OSError, match="descriptor"):
+        store.commit([Row("sums", "all", 7)], (1, "head"))
+    assert primary.mirror._sent > primary.mirror._arrived
+    os.close(store._head)
+    store._head = head
+    await until(lambda: primary.mirror._sent == primary.mirror._arrived)
+    assert rows(world.standby._fed["counter"].store) == rows(store)
+    await primary.kill()
+
+
+async def test_a_silent_cluster_does_not_fill_the_memory(world: MirrorWorld) -> None:
+    """The standby is lost, and nobody lets the primary go on alone: it waits, and keeps little."""
+    primary = await joined(world)
+    assert world.line is not None
+    world.line.cut = True
+    follow = world.terms.follow
+
+    def silent(*arguments: Any) -> Any:
+        raise TimeoutError
+
+    world.terms.follow = silent  # type: ignore[method-assign]
+    told = [primary.add(1 << n) for n in range(20)]
+    await until(lambda: primary.mirror._doubtful)
+    for n in range(20, 40):
+        told.append(primary.add(1 << n))
+    await asyncio.sleep(0.02)
+    assert not any(one.done() for one in told)
+    assert not primary.mirror._unsent
+    world.terms.follow = follow  # type: ignore[method-assign]
+    assert await told[-1] == [Sum((1 << 40) - 1)]
+    world.line.cut = False
+    await until(lambda: primary.mirror.protection.startswith("standby"))
+    assert rows(world.standby._fed["counter"].store) == rows(primary.host.store)
     await primary.kill()
 
 
