@@ -18,7 +18,7 @@ from actors.shipments import Position, Shipment, after, pack
 from actors.standby import Refused, answer, ask
 from actors.store import Store
 from actors.tenure import Act, Tenure
-from actors.terms import Copy, Standing, Term, Terms
+from actors.terms import Copy, Standing, Term, Terms, standing_of
 from actors.transport import Transport, TransportError
 
 _PIECE_BYTES = 4 << 20
@@ -159,6 +159,8 @@ class Mirror:
 
     async def _join(self) -> None:
         """Bring a new standby to where this store is, and make it part of the next term."""
+        # Also to see whether the disk takes such a note, before anything is copied.
+        await self._note("")
         place = await self._places(self.term)
         if place is None:
             return
@@ -224,7 +226,7 @@ class Mirror:
         try:
             await self._note("")
         except OSError as error:
-            # Until a disk that is full takes it, a cluster without memory would wait in vain.
+            # Until a disk that is full takes it, a cluster without memory waits in vain.
             log.error("%s can't note that it is alone: %s", self._host, error)
         self._bound = self._doubtful = self._complete = False
         self._unsent.clear()
@@ -251,7 +253,9 @@ class Mirror:
 
     async def _note(self, peer: str) -> None:
         """Write beside the rows that they are the primary's, and who has the others."""
-        await asyncio.to_thread(Standing(self.term.number, "primary", peer).write, self._path)
+        standing = Standing(self.term.number, "primary", peer)
+        if await asyncio.to_thread(standing_of, self._path) != standing:
+            await asyncio.to_thread(standing.write, self._path)
 
     async def _stand(self) -> None:
         term = self.term

@@ -181,6 +181,11 @@ def adopt(name: str, host: str, chosen: Copy | None) -> Term:
     known = [one.standing.number for one in _found(name, host, place, alive, alive[0])[0]]
     latest = terms.latest(host)
     number = max([*known, latest.number if latest is not None else 0]) + 1
+    while latest is not None and latest.number + 1 < number:
+        # A later term than any copy is of, and without gaps.
+        latest = terms.follow(host, latest, latest.primary, None)
+        if latest is None:
+            raise Lost(f"somebody else has just decided for {host}")
     # A file of its own: what is lost today may be found tomorrow.
     copy = chosen or Copy(alive[0].id, alive[0].machine, f"{host}.{number}.sqlite")
     if latest is None:

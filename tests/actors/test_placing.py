@@ -79,3 +79,16 @@ def test_no_life_is_taken_for_an_earlier_one(cluster: Cluster) -> None:
     assert first == Term(4, Copy("h", "head", "cache.sqlite"))
     cluster.alive = [Node("b", "machine-b")]
     assert cluster.term("cache", CACHE).number == 5
+
+
+def test_what_is_adopted_is_later_than_all_that_is_known(cluster: Cluster) -> None:
+    """I8: else a cluster without memory would go on from another copy, which is older."""
+    assert cluster.term("counter", CALENDAR).number == 1
+    cluster.alive = [Node("b", "machine-b"), Node("c", "machine-c")]
+    cluster.has("b", "counter.sqlite", Standing(9, "primary", "machine-c"))
+    cluster.has("c", "counter.8.sqlite", Standing(9, "standby", "machine-b"))
+    with pytest.raises(Lost):
+        cluster.term("counter", CALENDAR)
+    chosen = Copy("b", "machine-b", "counter.sqlite")
+    assert placing.adopt("gw", "counter", chosen) == Term(10, chosen, moved=True)
+    assert cluster.term("counter", CALENDAR).number == 10
