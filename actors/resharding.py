@@ -62,12 +62,12 @@ def prepare(
     if mechanism.NAME not in KINDS or (file is not None and not _OWN.fullmatch(file)):
         return
     hosts = names(mechanism.NAME)
-    file = folder / f"{mechanism.NAME}.shards"
-    if len(hosts) == 1 and not file.exists():
+    state = folder / f"{mechanism.NAME}.shards"
+    if len(hosts) == 1 and not state.exists():
         return
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _alone(file.with_suffix(".dealing")):
-        stores = Stores(folder, factory, file)
+    with _alone(state.with_suffix(".dealing")):
+        stores = Stores(folder, factory, state)
         stores.deal(hosts)
         stores.set_clocks(hosts)
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import mirror, storage_trouble
+from actors import mirror, storage_trouble, wire
 from actors.errors import StorageFull
+from actors.host import Host
 from actors.mechanism import Row
-from actors.terms import Copy, Standing, standing_of
-from tests.actors.counter import Sum
+from actors.terms import Copy, Lost, Standing, choose, copies, standing_of
+from tests.actors.counter import CALENDAR, Sum
 from tests.actors.mirror_world import MirrorWorld, Primary, until
 from tests.full_disk import empty_store, fill_store
 
@@ -328,3 +329,60 @@ async def test_whatever_fails_nothing_acknowledged_is_lost(
     assert total | sum(amount for amount, _ in asked) == sum(amount for amount, _ in asked)
     await primary.kill()
     world.standby.close()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(
+        st.sampled_from(["add", "add", "cut", "mend", "kill", "promote", "later", "a moment"]),
+        max_size=20,
+    ),
+    st.sampled_from(["nobody", "primary", "standby"]),
+)
+async def test_a_cluster_without_memory_never_begins_from_what_is_behind(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], missing: str
+) -> None:
+    """I8: by what is written beside the copies, whenever everything ended; or it waits."""
+    world = MirrorWorld(tmp_path_factory.mktemp("mirror"))
+    line = world.line
+    assert line is not None
+    primary = world.primary()
+    asked: list[tuple[int, asyncio.Future[Any]]] = []
+    for n, step in enumerate(steps):
+        match step:
+            case "add":
+                asked.append((1 << n, primary.send(f"c{n}", 1, ("add", 1 << n))))
+            case "cut" | "mend":
+                line.cut = step == "cut"
+            case "kill":
+                await primary.kill()
+                primary = world.primary()
+            case "promote" if world.term.standby is not None and world.line is not None:
+                if world.promote():
+                    await primary.kill()
+                    primary = world.primary()
+                    world.line = None
+            case "later":
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+    told = [amount for amount, future in asked if future.done()]
+    await primary.kill()
+    world.standby.close()
+    found = [
+        one
+        for machine in {"primary", "standby"} - {missing}
+        for one in copies(world.folder / machine, "counter", machine, machine)
+    ]
+    try:
+        chosen = choose(found)
+    except Lost:
+        return
+    if chosen is None:
+        assert missing == "primary"
+        return
+    path = world.folder / chosen.copy.machine / chosen.copy.file
+    host = Host(CALENDAR, str(path), "another")
+    payload = wire.pack_batch("last", 1, [("total", ())])
+    [total] = wire.unpack_reply(host.consult(payload)).replies
+    host.close()
+    assert all(total & amount for amount in told)
