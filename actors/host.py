@@ -76,9 +76,6 @@ class Host:
         rows = self._reload()
         self._now = Incarnation(rows, claim, self._mechanism.CLOCK, least_epoch)
         self._clock = self._now.clock
-        if self._now.earlier:
-            # Whoever watched its earlier life may trust those views for that long.
-            self._watchers.settle(VIEW_NS)
         self._upkeep = Upkeep(self.store, lambda: self._mechanism, self._clock.now)
         patiently(lambda: self._commit(self._now.rows(), self._clock.now()))
 
@@ -135,6 +132,9 @@ class Host:
             raise StoreError(f"the host of {self._factory} is closed")
         if not self._awake:
             self._awake = True
+            if self._now.earlier:
+                # Who watched its earlier life, perhaps until now, may trust those views so long.
+                self._watchers.settle(VIEW_NS)
             self._lives.start()
             self._upkeep.start()
             self.tick()

@@ -26,6 +26,7 @@ from actors.mechanism import mechanism_of
 from actors.mirror import Mirror, Place
 from actors.resharding import prepare
 from actors.standby import Standby
+from actors.storage_trouble import patiently
 from actors.store import StoreError
 from actors.tenure import GOOD_FOR_S, Tenure
 from actors.terms import Copy, Standing, Term, standing_of
@@ -76,7 +77,7 @@ class HostActor:
         # Whoever was in charge elsewhere may speak for so long before it looks again.
         self._quiet_s = GOOD_FOR_S if latest.moved else 0.0
         folder = Path(place.folder).expanduser() / name
-        prepare(folder, factory, place.names)
+        prepare(folder, factory, place.names, latest.primary.file)
         path = folder / latest.primary.file
         _release(name, host)
         try:
@@ -90,7 +91,7 @@ class HostActor:
         peer = latest.standby.machine if latest.standby is not None else ""
         standing = Standing(latest.number, "primary", peer)
         if standing_of(path) != standing:
-            standing.write(path)
+            patiently(lambda: standing.write(path))
         self._watchdog = Watchdog(folder, host)
         self._tenure = Tenure(self._in_charge, self._end)
         self._to_standby: LineTransport | None = None
@@ -217,7 +218,11 @@ def place_for(name: str, place: Home, host: str, term: Term) -> tuple[Copy, Any]
         others.sort(key=lambda node: node.machine == term.primary.machine)
         if not others:
             return None
-        copy = Copy(others[0].id, others[0].machine, f"{host}.{term.number}.sqlite")
+        file = f"{host}.{term.number}.sqlite"
+        if file == term.primary.file:
+            # Begun anew in this term; and two nodes may be one machine, with one folder.
+            file = f"{host}.0{term.number}.sqlite"
+        copy = Copy(others[0].id, others[0].machine, file)
     actor = ray.remote(StandbyActor).options(
         name=standby_name(copy.node),
         namespace=namespace(name),

@@ -18,7 +18,7 @@ from actors.shipments import Position, Shipment, after, pack
 from actors.standby import Refused, answer, ask
 from actors.store import Store
 from actors.tenure import Act, Tenure
-from actors.terms import Copy, Standing, Term, Terms
+from actors.terms import Copy, Standing, Term, Terms, standing_of
 from actors.transport import Transport, TransportError
 
 _PIECE_BYTES = 4 << 20
@@ -125,8 +125,9 @@ class Mirror:
             self._arrived = self._sent
             return
         self._news.set()
-        if shipment is None:
-            self._doubtful = True
+        self._doubtful |= shipment is None
+        if shipment is None or self._doubtful:
+            # It will be done without.
             return
         packed = pack(shipment)
         self._unsent.append(packed)
@@ -138,7 +139,7 @@ class Mirror:
         if place is None:
             raise TransportError("its node is gone")
         self._transport = place.transport
-        at = await self._begin(place)
+        at = await self._begin(place, fresh=False)
         if at.page and not self._lived(at.mark):
             # A disk has lost what it had promised; the other one has it.
             log.error("%s: the standby is ahead of the primary, and takes its place", self._host)
@@ -152,29 +153,35 @@ class Mirror:
         self._unsent.clear()
         self._unsent_bytes = 0
         await self._ship([pack(lacking)])
+        # Perhaps this is what a crash has prevented.
+        await self._stand()
         self._complete = True
 
     async def _join(self) -> None:
         """Bring a new standby to where this store is, and make it part of the next term."""
+        # Also to see whether the disk takes such a note, before anything is copied.
+        await self._note("")
         place = await self._places(self.term)
         if place is None:
             return
         self._transport = place.transport
-        at = await self._begin(place)
-        while not (piece := self._store.since(at, _PIECE_BYTES)).empty():
+        at = await self._begin(place, fresh=True)
+        while not self._bound:
+            piece = self._store.since(at, _PIECE_BYTES)
+            if piece.whole:
+                # From this very moment on it gets all that is committed.
+                self._unsent.clear()
+                self._unsent_bytes = 0
+                self._bound = True
             await self._ship([pack(piece)])
             at = after(at, piece)
-        # From this very moment on it gets all that is committed.
-        self._unsent.clear()
-        self._unsent_bytes = 0
-        self._bound = True
-        await self._ship([pack(self._store.since(at, _PIECE_BYTES))])
+        # Before there is a standby that may be put in charge: this copy is not alone.
+        await self._note(place.copy.machine)
         if not await self._follow(self.term.primary, place.copy):
             self._end()
             return
-        number, peer = self.term.number, self.term.primary.machine
-        await self._call("stand", self._host, self._word, number, peer)
-        await asyncio.to_thread(Standing(number, "primary", place.copy.machine).write, self._path)
+        await self._stand()
+        await self._note(place.copy.machine)
         self._complete = True
         log.info("%s has a standby on %s", self._host, place.copy.machine)
 
@@ -202,6 +209,9 @@ class Mirror:
             self._tenure.when_held(self._untold.popleft()[1])
 
     async def _go_alone(self) -> None:
+        # For as long as the cluster is silent nothing more is kept for the standby.
+        self._doubtful = True
+        self._unsent.clear()
         while True:
             try:
                 won = await self._follow(self.term.primary, None)
@@ -213,7 +223,11 @@ class Mirror:
             self._end()
             return
         log.warning("%s goes on without a standby", self._host)
-        await asyncio.to_thread(Standing(self.term.number, "primary").write, self._path)
+        try:
+            await self._note("")
+        except OSError as error:
+            # Until a disk that is full takes it, a cluster without memory waits in vain.
+            log.error("%s can't note that it is alone: %s", self._host, error)
         self._bound = self._doubtful = self._complete = False
         self._unsent.clear()
         self._unsent_bytes = 0
@@ -237,10 +251,19 @@ class Mirror:
         log.error("%s: another one is in charge; this one ends", self._host)
         self._on_over()
 
-    async def _begin(self, place: Place) -> Position:
-        told = await self._call(
-            "begin", self._host, self._factory, self.term.number, place.copy.file, self._word
-        )
+    async def _note(self, peer: str) -> None:
+        """Write beside the rows that they are the primary's, and who has the others."""
+        standing = Standing(self.term.number, "primary", peer)
+        if await asyncio.to_thread(standing_of, self._path) != standing:
+            await asyncio.to_thread(standing.write, self._path)
+
+    async def _stand(self) -> None:
+        term = self.term
+        await self._call("stand", self._host, self._word, term.number, term.primary.machine)
+
+    async def _begin(self, place: Place, fresh: bool) -> Position:
+        number, file = self.term.number, place.copy.file
+        told = await self._call("begin", self._host, self._factory, number, file, self._word, fresh)
         page, batches, mark = told
         return Position(page, batches, tuple(mark))
 

@@ -79,9 +79,10 @@ def _first(name: str, host: str, factory: str, place: Home) -> Term:
     home_node = next((node for node in alive if node.id == place.node), alive[0])
     fresh = Copy(home_node.id, home_node.machine, f"{host}.sqlite")
     mechanism = mechanism_of(factory)
+    found, silent = _found(name, host, place, alive, home_node)
     if not mechanism.MIRRORED:
-        return Term(1, fresh)
-    found = _found(name, host, place, alive, home_node)
+        # A later one than any before: nobody may take this life for an earlier one.
+        return Term(1 + max((one.standing.number for one in found), default=0), fresh)
     try:
         best = choose(found)
     except Lost:
@@ -91,6 +92,8 @@ def _first(name: str, host: str, factory: str, place: Home) -> Term:
         number = 1 + max(one.standing.number for one in found)
         return Term(number, fresh._replace(file=f"{host}.{number}.sqlite"))
     if best is None:
+        if silent and mechanism.DURABLE:
+            raise Lost(f"no copy of {host} was found, and {', '.join(silent)} has not answered yet")
         return Term(1, fresh)
     return Term(best.standing.number + 1, best.copy)
 
@@ -102,7 +105,7 @@ def _next(name: str, host: str, factory: str, place: Home, latest: Term, alive: 
         return copy
     if not mechanism_of(factory).DURABLE:
         return Copy(alive[0].id, alive[0].machine, f"{host}.{latest.number + 1}.sqlite")
-    copy = successor(latest, (), _found(name, host, place, alive, alive[0]))
+    copy = successor(latest, (), _found(name, host, place, alive, alive[0])[0])
     if copy is None:
         raise Lost(
             f"the rows of {host} were on {latest.primary.machine}, which is gone, and no other "
@@ -112,22 +115,26 @@ def _next(name: str, host: str, factory: str, place: Home, latest: Term, alive: 
 
 
 _looking = threading.Lock()
-_looked: dict[tuple[str, str], tuple[float, list[Found]]] = {}
+_looked: dict[tuple[str, str], tuple[float, list[Found], list[str]]] = {}
 
 
-def _found(name: str, host: str, place: Home, alive: list[Node], first: Node) -> list[Found]:
+def _found(
+    name: str, host: str, place: Home, alive: list[Node], first: Node
+) -> tuple[list[Found], list[str]]:
     """The copies of one host's rows on living nodes, those of `first` first.
 
-    All hosts are looked for at once, and not again at once.
+    And the machines that have not said what they have. All hosts are looked for at once, and
+    not again at once.
     """
     with _looking:
-        at_s, found = _looked.get((name, place.claim), (0.0, []))
+        at_s, found, silent = _looked.get((name, place.claim), (0.0, [], []))
         if not at_s or time.monotonic() - at_s > _LOOK_AGAIN_S:
             surveyed = survey(name, place, alive)
             order = sorted(surveyed, key=lambda id: id != first.id)
             found = [one for id in order for one in surveyed[id]]
+            silent = [node.machine for node in alive if node.id not in surveyed]
             _looked.clear()
-            _looked[name, place.claim] = (time.monotonic(), found)
+            _looked[name, place.claim] = (time.monotonic(), found, silent)
     mine = (f"{host}.",)
     seen: set[tuple[str, str]] = set()
     own = []
@@ -137,7 +144,7 @@ def _found(name: str, host: str, place: Home, alive: list[Node], first: Node) ->
         if one.copy.file.startswith(mine) and where not in seen:
             seen.add(where)
             own.append(one)
-    return own
+    return own, silent
 
 
 class Waiting(NamedTuple):
@@ -156,7 +163,8 @@ def waiting(name: str, place: Home, factories: Mapping[str, str]) -> list[Waitin
             term_of(name, host, factory, place)
         except Lost as error:
             alive = nodes.preferred()
-            lost.append(Waiting(host, str(error), _found(name, host, place, alive, alive[0])))
+            found, _ = _found(name, host, place, alive, alive[0])
+            lost.append(Waiting(host, str(error), found))
     return lost
 
 
@@ -170,9 +178,14 @@ def adopt(name: str, host: str, chosen: Copy | None) -> Term:
     if place is None:
         raise LookupError(f"no gateway named {name} runs on this cluster")
     alive = nodes.preferred()
-    known = [one.standing.number for one in _found(name, host, place, alive, alive[0])]
+    known = [one.standing.number for one in _found(name, host, place, alive, alive[0])[0]]
     latest = terms.latest(host)
     number = max([*known, latest.number if latest is not None else 0]) + 1
+    while latest is not None and latest.number + 1 < number:
+        # A later term than any copy is of, and without gaps.
+        latest = terms.follow(host, latest, latest.primary, None)
+        if latest is None:
+            raise Lost(f"somebody else has just decided for {host}")
     # A file of its own: what is lost today may be found tomorrow.
     copy = chosen or Copy(alive[0].id, alive[0].machine, f"{host}.{number}.sqlite")
     if latest is None:

@@ -13,6 +13,7 @@ different shards can be compared (`actors/spread_take.py`).
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +27,9 @@ from actors.mechanism import Row, mechanism_of
 from actors.rendezvous import shard_of
 from actors.sharded import KINDS, shard_names
 from actors.store import Store
+
+# The file of a host that began where it is. A copy of one (`actors/terms.py`) has a number.
+_OWN = re.compile(r"[a-z_]+(-\d+)?\.sqlite")
 
 # Rows that move: to every shard, or to the one that has their key.
 _EVERYWHERE = {"rate_limiter": ("policy",)}
@@ -44,23 +48,26 @@ class _State(NamedTuple):
     moving: bool = False
 
 
-def prepare(folder: Path, factory: str, names: Callable[[str], list[str]]) -> None:
+def prepare(
+    folder: Path, factory: str, names: Callable[[str], list[str]], file: str | None = None
+) -> None:
     """See to it that a host can open its store in this folder.
 
+    file: its database (None: that of its name); a copy was dealt where it was made.
     factory: `module:Class` of its mechanism. names: of all hosts of a singleton. For a
     singleton that has one host, and always had, there is nothing to do. Raises StoreError
     while a host of an earlier home still has its store.
     """
     mechanism = mechanism_of(factory)
-    if mechanism.NAME not in KINDS:
+    if mechanism.NAME not in KINDS or (file is not None and not _OWN.fullmatch(file)):
         return
     hosts = names(mechanism.NAME)
-    file = folder / f"{mechanism.NAME}.shards"
-    if len(hosts) == 1 and not file.exists():
+    state = folder / f"{mechanism.NAME}.shards"
+    if len(hosts) == 1 and not state.exists():
         return
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _alone(file.with_suffix(".dealing")):
-        stores = Stores(folder, factory, file)
+    with _alone(state.with_suffix(".dealing")):
+        stores = Stores(folder, factory, state)
         stores.deal(hosts)
         stores.set_clocks(hosts)
 
@@ -108,7 +115,7 @@ class Stores:
         """The hosts that have a store now."""
         name = self._mechanism.NAME
         files = [*self._folder.glob(f"{name}.sqlite"), *self._folder.glob(f"{name}-*.sqlite")]
-        return sorted(file.stem for file in files)
+        return sorted(file.stem for file in files if _OWN.fullmatch(file.name))
 
     def _path(self, host: str, folder: Path | None = None) -> Path:
         return (folder or self._folder) / f"{host}.sqlite"

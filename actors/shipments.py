@@ -63,10 +63,12 @@ def unpack(payload: bytes) -> Shipment:
 def position(db: sqlite3.Connection, archives: Mapping[str, Archive]) -> Position:
     """How far a database has come."""
     page, mark = 0, ("", 0)
-    newest = "SELECT number, rows FROM _pages ORDER BY number DESC LIMIT 1"
-    if found := db.execute(newest).fetchone():
-        page, blob = found
-        mark = tuple(unpacked(blob).get(META, {}).get("mark", mark))
+    for number, blob in db.execute("SELECT number, rows FROM _pages ORDER BY number DESC"):
+        page = page or number
+        # The mark is its commit's last row: a page behind it has only what has moved there.
+        if found := unpacked(blob).get(META, {}).get("mark"):
+            mark = tuple(found)
+            break
     return Position(page, {table: archive.last() for table, archive in archives.items()}, mark)
 
 

@@ -7,6 +7,7 @@ by a host of its own, takes nothing any more: an old primary that comes back fin
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from actors.mechanism import mechanism_of
 from actors.shipments import Position
 from actors.store import Store, StoreError
 from actors.store_files import hold
-from actors.terms import Standing, copies, standing_of, standing_path
+from actors.terms import Standing, copies, standing_of
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -78,20 +79,34 @@ class Standby:
         for host in list(self._fed):
             self.release(host)
 
-    def _begin(self, host: str, factory: str, number: int, file: str, word: str) -> Position:
+    def _begin(
+        self, host: str, factory: str, number: int, file: str, word: str, fresh: bool
+    ) -> Position:
         """A primary in its term `number` begins to feed a copy; where that has come to.
 
-        What another term has left in the file is of no use: it begins empty then.
+        fresh: it is to become a standby, and what another one has left in its file is of no
+        use. Else it is the standby of this term, and is never emptied: whoever finds the
+        primary gone puts it in charge.
         """
-        self.release(host)
         path = self._folder / file
-        if standing_of(path).number != number:
-            _remove(path)
-        self._remove_old(host, number, path)
+        before = self._fed.get(host)
+        again = before is not None and (before.path, before.word) == (path, word)
+        self.release(host)
+        standing = standing_of(path)
+        if standing.number > number:
+            raise Refused(f"{file} is of a later term than {number}")
+        # Not for a while, as `Store` does: all other copies here would wait too.
+        os.close(hold(path.with_suffix(".lock"), 0.0))
+        if fresh:
+            if not again or standing.number != number:
+                _remove(path)
+                # First: a copy that says nothing of itself is taken for a primary's.
+                Standing(number, "joining").write(path)
+            self._remove_old(host, number, path)
+        elif (standing.number, standing.role) not in ((number, "standby"), (number - 1, "joining")):
+            raise Refused(f"{file} is no standby of term {number}")
         mechanism = mechanism_of(factory)
         store = Store(path, {**mechanism.TABLES, **HOST_TABLES}, mechanism.DURABLE)
-        if not standing_path(path).exists():
-            Standing(number, "joining").write(path)
         self._fed[host] = _Fed(store, path, word)
         return store.position()
 
@@ -112,10 +127,15 @@ class Standby:
         return fed
 
     def _remove_old(self, host: str, number: int, but: Path) -> None:
-        """Copies that earlier terms have left on this node, unless somebody has them open."""
+        """Copies that earlier terms have left on this node, unless somebody has them open.
+
+        Not one that was alone: nobody can have gone on from it but by an operator's decision,
+        who may want it back.
+        """
         for copy, standing in copies(self._folder, host, "", ""):
             path = self._folder / copy.file
-            if path != but and standing.number < number:
+            alone = standing.role == "primary" and not standing.peer
+            if path != but and standing.number < number and not alone:
                 with contextlib.suppress(StoreError):
                     _remove(path)
 
@@ -123,8 +143,11 @@ class Standby:
 def _remove(path: Path) -> None:
     """Remove a copy's files. Raises StoreError where a process has it open."""
     os.close(hold(path.with_suffix(".lock"), 0.0))
-    for month in path.parent.glob(f"{path.stem}.*-????-??.sqlite"):
-        month.unlink()
+    # Without a dot in the table's name: months of `h.2.sqlite` are none of `h.sqlite`.
+    month = re.compile(re.escape(path.stem) + r"\.[a-z_]+-\d{4}-\d\d\.sqlite")
+    for file in list(path.parent.iterdir()):
+        if month.fullmatch(file.name):
+            file.unlink()
     for end in ("", "-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
     for suffix in (".head", ".term", ".lock"):

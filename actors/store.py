@@ -181,10 +181,11 @@ class Store:
         """
         with self._transaction():
             batches = self._write(rows)
-        if head is not None:
-            write_head(self._head, head)
+        # First: what is committed counts, whether its head can be written or not.
         if self.ship is not None:
             self.ship(Shipment(self._pages.written, self._pages.gone, batches, head))
+        if head is not None:
+            write_head(self._head, head)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -235,7 +236,9 @@ class Store:
         return position(self._db, self.archives)
 
     def since(self, at: Position, most_bytes: int) -> Shipment:
-        """What a copy that has come so far needs next."""
+        """What a copy that has come so far needs next. Raises StoreError: not known at present."""
+        if self._doubtful:
+            raise StoreError(f"{self._path}: a write has failed half-way, and is to be read anew")
         return since(self._db, at, self.archives, most_bytes)._replace(head=self.head())
 
     def apply(self, shipments: Iterable[Shipment]) -> None:

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-_KEPT = 3
+# So many may be claimed while a process sleeps between two lines of `follow`.
+_KEPT = 100
 # A database of the first term on its node, or of the term in which it was begun as a standby.
 _COPY = re.compile(r"[a-z_]+(-\d+)?(\.\d+)?\.sqlite")
 
@@ -84,6 +85,9 @@ class Terms:
 
     def follow(self, host: str, before: Term, primary: Copy, standby: Copy | None) -> Term | None:
         """Claim the term after this one; None where another one was claimed in its place."""
+        # Of old terms nothing is left: without this look, the next of one could be claimed anew.
+        if self.latest(host) != before:
+            return None
         term = Term(before.number + 1, primary, standby, primary != before.primary)
         if not self._memory.put_new(self._key(host, term.number), _written(term)):
             return None
@@ -103,7 +107,7 @@ class Terms:
         # Without the first there are none, whatever else is left for a moment.
         self._memory.delete(self._key(host))
         if latest is not None:
-            for number in range(latest.number - _KEPT, latest.number + 1):
+            for number in range(max(1, latest.number - _KEPT), latest.number + 1):
                 self._memory.delete(self._key(host, number))
         self._memory.delete(self._key(host, "latest"))
 
@@ -202,7 +206,10 @@ def choose(found: Iterable[Found]) -> Found | None:
         return None
     best = max(whole, key=lambda one: (one.standing.number, one.standing.role == "primary"))
     peer = best.standing.peer
-    if peer and not any(one.copy.machine == peer for one in whole if one is not best):
+    # A pair's standings are of one term, or of two where one of them died as it began.
+    others = [one for one in whole if one is not best]
+    recent = [one for one in others if one.standing.number >= best.standing.number - 1]
+    if peer and not any(one.copy.machine == peer for one in recent):
         raise Lost(
             f"the other copy of {best.copy.file}, which may be ahead of this one, was on "
             f"{peer}, which is not here"

@@ -1,6 +1,7 @@
 """A primary and its standby in one process, with a line between them that can fail."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ class Primary:
             self._place, self.end,
         )  # fmt: skip
         self.number = 0
+        # Of its own, so that no thread of a dead process goes on in the next one's life.
+        self._threads = ThreadPoolExecutor()
+        asyncio.get_running_loop().set_default_executor(self._threads)
         self.tasks = [asyncio.create_task(one()) for one in (self.tenure.run, self.mirror.run)]
 
     async def _place(self, term: Term) -> Place | None:
@@ -91,6 +95,7 @@ class Primary:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        self._threads.shutdown()
         self.host.close()
 
 

@@ -452,6 +452,21 @@ async def test_a_barrier_at_a_restarted_host_waits_for_those_who_have_not_found_
 # Epochs, callers, time.
 
 
+async def test_a_host_that_is_not_reached_for_a_while_waits_from_then_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A successor on another node; the earlier life may have shown something until now."""
+    monkeypatch.setattr(module, "VIEW_NS", S // 5)
+    world.restart()
+    await asyncio.sleep(0.25)
+    began = time.monotonic()
+    await world.ask(("everywhere", "all"))
+    news = await world.watch()
+    while not news.results:
+        news = await world.watch(news.cursor, news.incarnation)
+    assert time.monotonic() - began > 0.15
+
+
 async def test_restarts_and_epochs_are_counted(world: World) -> None:
     """A new process counts as a restart, a new claim as a new epoch."""
     seen = []

@@ -1,4 +1,5 @@
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import mirror
-from actors.terms import Copy
-from tests.actors.counter import Sum
+from actors import mirror, storage_trouble, wire
+from actors.errors import StorageFull
+from actors.host import Host
+from actors.mechanism import Row
+from actors.terms import Copy, Lost, Standing, choose, copies, standing_of
+from tests.actors.counter import CALENDAR, Sum
 from tests.actors.mirror_world import MirrorWorld, Primary, until
+from tests.full_disk import empty_store, fill_store
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +167,101 @@ async def test_a_primary_whose_disk_has_lost_something_makes_way(world: MirrorWo
     await successor.kill()
 
 
+async def test_a_standby_joins_a_primary_that_never_rests(world: MirrorWorld) -> None:
+    """While it gets what it lacks there is always something more."""
+    primary = world.primary()
+    async with asyncio.timeout(5.0):
+        while world.term.standby is None:
+            primary.add(1)
+            await asyncio.sleep(0)
+    total = (await primary.add(0))[0].total
+    assert total == primary.number - 1
+    assert rows(world.standby._fed["counter"].store) == rows(primary.host.store)
+    await primary.kill()
+
+
+async def test_a_disk_that_is_full_silences_nobody(
+    world: MirrorWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: neither the batch nor where the copy stands can be written; callers are told so."""
+    monkeypatch.setattr(storage_trouble, "PAUSE_S", 0.02)
+    primary = await joined(world)
+    line, world.line = world.line, None
+    draft = world.folder / "primary" / "counter.draft"
+    draft.mkdir()
+    fill_store(primary.host)
+    [refused] = await asyncio.wait_for(primary.add(5), 5.0)
+    assert isinstance(refused, StorageFull)
+    assert world.term.standby is None
+    empty_store(primary.host)
+    draft.rmdir()
+    world.line = line
+    await until(lambda: primary.host.info()["storage"] == "ok")
+    await until(lambda: primary.mirror.protection.startswith("standby"))
+    assert await primary.add(1) == [Sum(1)]
+    await primary.kill()
+
+
+async def test_what_is_committed_is_shipped_though_its_head_can_not_be_written(
+    world: MirrorWorld,
+) -> None:
+    """I8: the batch counts, and is answered when it comes again."""
+    primary = await joined(world)
+    store = primary.host.store
+    head, store._head = store._head, os.open(world.folder, os.O_RDONLY)
+    with pytest.raises(OSError, match="descriptor"):
+        store.commit([Row("sums", "all", 7)], (1, "head"))
+    assert primary.mirror._sent > primary.mirror._arrived
+    os.close(store._head)
+    store._head = head
+    await until(lambda: primary.mirror._sent == primary.mirror._arrived)
+    assert rows(world.standby._fed["counter"].store) == rows(store)
+    await primary.kill()
+
+
+async def test_a_silent_cluster_does_not_fill_the_memory(world: MirrorWorld) -> None:
+    """The standby is lost, and nobody lets the primary go on alone: it waits, and keeps little."""
+    primary = await joined(world)
+    assert world.line is not None
+    world.line.cut = True
+    follow = world.terms.follow
+
+    def silent(*arguments: Any) -> Any:
+        raise TimeoutError
+
+    world.terms.follow = silent  # type: ignore[method-assign]
+    told = [primary.add(1 << n) for n in range(20)]
+    await until(lambda: primary.mirror._doubtful)
+    for n in range(20, 40):
+        told.append(primary.add(1 << n))
+    await asyncio.sleep(0.02)
+    assert not any(one.done() for one in told)
+    assert not primary.mirror._unsent
+    world.terms.follow = follow  # type: ignore[method-assign]
+    assert await told[-1] == [Sum((1 << 40) - 1)]
+    world.line.cut = False
+    await until(lambda: primary.mirror.protection.startswith("standby"))
+    assert rows(world.standby._fed["counter"].store) == rows(primary.host.store)
+    await primary.kill()
+
+
+async def test_a_copy_that_has_a_standby_says_so_before_it_counts(world: MirrorWorld) -> None:
+    """I8: else a cluster without memory, where the standby is gone, would begin from it."""
+    path = world.folder / "primary" / "counter.sqlite"
+    primary = world.primary()
+    said: list[Standing] = []
+    follow = world.terms.follow
+
+    def dies(*arguments: Any) -> Any:
+        said.append(standing_of(path))
+        return follow(*arguments)
+
+    world.terms.follow = dies  # type: ignore[method-assign]
+    await until(lambda: world.term.standby is not None)
+    assert said == [Standing(1, "primary", "standby")]
+    await primary.kill()
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(
@@ -229,3 +329,60 @@ async def test_whatever_fails_nothing_acknowledged_is_lost(
     assert total | sum(amount for amount, _ in asked) == sum(amount for amount, _ in asked)
     await primary.kill()
     world.standby.close()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(
+        st.sampled_from(["add", "add", "cut", "mend", "kill", "promote", "later", "a moment"]),
+        max_size=20,
+    ),
+    st.sampled_from(["nobody", "primary", "standby"]),
+)
+async def test_a_cluster_without_memory_never_begins_from_what_is_behind(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], missing: str
+) -> None:
+    """I8: by what is written beside the copies, whenever everything ended; or it waits."""
+    world = MirrorWorld(tmp_path_factory.mktemp("mirror"))
+    line = world.line
+    assert line is not None
+    primary = world.primary()
+    asked: list[tuple[int, asyncio.Future[Any]]] = []
+    for n, step in enumerate(steps):
+        match step:
+            case "add":
+                asked.append((1 << n, primary.send(f"c{n}", 1, ("add", 1 << n))))
+            case "cut" | "mend":
+                line.cut = step == "cut"
+            case "kill":
+                await primary.kill()
+                primary = world.primary()
+            case "promote" if world.term.standby is not None and world.line is not None:
+                if world.promote():
+                    await primary.kill()
+                    primary = world.primary()
+                    world.line = None
+            case "later":
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+    told = [amount for amount, future in asked if future.done()]
+    await primary.kill()
+    world.standby.close()
+    found = [
+        one
+        for machine in {"primary", "standby"} - {missing}
+        for one in copies(world.folder / machine, "counter", machine, machine)
+    ]
+    try:
+        chosen = choose(found)
+    except Lost:
+        return
+    if chosen is None:
+        assert missing == "primary"
+        return
+    path = world.folder / chosen.copy.machine / chosen.copy.file
+    host = Host(CALENDAR, str(path), "another")
+    payload = wire.pack_batch("last", 1, [("total", ())])
+    [total] = wire.unpack_reply(host.consult(payload)).replies
+    host.close()
+    assert all(total & amount for amount in told)

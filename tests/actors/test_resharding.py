@@ -262,3 +262,23 @@ async def test_stores_that_are_in_use_are_not_dealt_out(
     async with running(tmp_path, "rate_limiter", 3):
         prepare(tmp_path, FACTORIES["rate_limiter"], lambda _: names)
     assert os.stat(tmp_path / "rate_limiter-2.sqlite").st_mode & 0o777 == 0o600
+
+
+async def test_copies_are_no_stores_to_be_dealt(tmp_path: Path) -> None:
+    """I8: on the node of a standby, which goes on from its copies of the shards as they are."""
+    async with running(tmp_path / "primary", "rate_limiter", 2) as limiter:
+        await limiter.ask("configure", "1", POLICY)
+    names = shard_names("rate_limiter", 2)
+    standby = tmp_path / "standby"
+    standby.mkdir()
+    copies = {f"{host}.1.sqlite" for host in names}
+    for host in names:
+        (standby / f"{host}.1.sqlite").write_bytes(
+            (tmp_path / "primary" / f"{host}.sqlite").read_bytes()
+        )
+    for host in names:
+        prepare(standby, FACTORIES["rate_limiter"], lambda _: names, f"{host}.1.sqlite")
+    assert {path.name for path in standby.iterdir()} == copies
+    # And where some hosts began here, and others are only copied here.
+    prepare(standby, FACTORIES["rate_limiter"], lambda _: names, f"{names[0]}.sqlite")
+    assert copies <= {path.name for path in standby.iterdir()}

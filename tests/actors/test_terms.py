@@ -41,15 +41,30 @@ def test_old_terms_are_forgotten() -> None:
     kv = Kv()
     terms, term = Terms(kv, "gw"), Term(1, A)
     terms.begin("h", term)
-    for _ in range(50):
+    for _ in range(500):
         found = terms.follow("h", term, A, B if term.standby is None else None)
         assert found is not None
         term = found
     assert terms.latest("h") == term
-    assert len(kv.values) < 8
+    assert len(kv.values) < 110
     terms.give_up("h")
     assert terms.latest("h") is None
     assert kv.values == {}
+
+
+@pytest.mark.parametrize("terms_later", [2, 4, 200])
+def test_who_has_slept_through_terms_claims_none(terms_later: int) -> None:
+    """I10: an old primary that wakes up can't go on alone, also where its term is forgotten."""
+    terms = Terms(Kv(), "gw")
+    terms.begin("h", Term(1, A))
+    old = terms.follow("h", Term(1, A), A, B)
+    assert old is not None
+    term = terms.follow("h", old, B, None)
+    for _ in range(terms_later):
+        assert term is not None
+        term = terms.follow("h", term, B, C if term.standby is None else None)
+    assert terms.follow("h", old, A, None) is None
+    assert terms.latest("h") == term
 
 
 def test_a_latest_that_was_not_noted_is_found() -> None:
@@ -93,6 +108,14 @@ def test_a_standing_is_written_beside_its_copy(tmp_path: Path) -> None:
             ],
             A,
         ),
+        # The primary died as it claimed the term.
+        (
+            [
+                (A, Standing(1, "primary", "machine-b")),
+                (B, Standing(2, "standby", "machine-a")),
+            ],
+            B,
+        ),
         # The standby was put in charge, and went on alone.
         ([(A, Standing(2, "primary", "machine-b")), (B, Standing(3, "primary"))], B),
         # A copy that was not complete is none.
@@ -115,6 +138,8 @@ def test_a_cluster_without_memory_goes_on_from_what_is_ahead(
         # Perhaps the primary has gone on alone.
         [(B, Standing(2, "standby", "machine-a"))],
         [(B, Standing(2, "joining"))],
+        # Of its machine there is only what it was long ago.
+        [(B, Standing(5, "standby", "machine-a")), (A, Standing(3, "primary", "machine-b"))],
     ],
 )
 def test_nobody_guesses(found: list[tuple[Copy, Standing]]) -> None:
