@@ -37,6 +37,7 @@ from actors.watchdog import Watchdog
 _SHIP_S = 1.5
 _FIND_S = 10.0
 _RELEASE_S = 5.0
+_OF_USE_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class HostActor:
         self._watchdog = Watchdog(folder, host)
         self._tenure = Tenure(self._in_charge, self._end)
         self._to_standby: LineTransport | None = None
+        self._passed, self._placed_s = 0, float("-inf")
         self._mirror: Mirror | None = None
         if mechanism_of(factory).MIRRORED:
             self._mirror = keeper = Mirror(
@@ -161,7 +163,13 @@ class HostActor:
         os._exit(1)
 
     async def _standby_at(self, term: Term) -> Place | None:
-        found = await asyncio.to_thread(place_for, self._name, self._place, self._called, term)
+        now_s = time.monotonic()
+        # Where the last one was of no use soon, another node's turn has come.
+        self._passed = self._passed + 1 if now_s - self._placed_s < _OF_USE_S else 0
+        self._placed_s = now_s
+        found = await asyncio.to_thread(
+            place_for, self._name, self._place, self._called, term, self._passed
+        )
         if found is None:
             return None
         copy, handle = found
@@ -189,10 +197,14 @@ class StandbyActor:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._standby = Standby(folder)
         self._door = Door(self._standby)
+        self._watchdog = Watchdog(folder, standby_name(nodes.here()))
+        self._watching: asyncio.Task[None] | None = None
         calm()
 
     async def address(self) -> Address:
         """Where its door is, and the word that opens it."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watchdog.run(), name="watch hosts")
         return await self._door.open(ray.util.get_node_ip_address())
 
     async def release(self, host: str) -> None:
@@ -205,8 +217,13 @@ def standby_name(node: str) -> str:
     return f"standby-{node[:16]}"
 
 
-def place_for(name: str, place: Home, host: str, term: Term) -> tuple[Copy, Any] | None:
-    """The standby of this term, or a place for one: the copy, and the actor that holds it."""
+def place_for(
+    name: str, place: Home, host: str, term: Term, passed: int
+) -> tuple[Copy, Any] | None:
+    """The standby of this term, or a place for one: the copy, and the actor that holds it.
+
+    passed: how many of the nodes were tried before, and are passed over.
+    """
     alive = nodes.preferred()
     if term.standby is not None:
         if not any(node.id == term.standby.node for node in alive):
@@ -222,7 +239,8 @@ def place_for(name: str, place: Home, host: str, term: Term) -> tuple[Copy, Any]
         if file == term.primary.file:
             # Begun anew in this term; and two nodes may be one machine, with one folder.
             file = f"{host}.0{term.number}.sqlite"
-        copy = Copy(others[0].id, others[0].machine, file)
+        node = others[passed % len(others)]
+        copy = Copy(node.id, node.machine, file)
     actor = ray.remote(StandbyActor).options(
         name=standby_name(copy.node),
         namespace=namespace(name),
