@@ -7,7 +7,7 @@ from hypothesis import settings
 
 # Locally new examples are tried at every run; in CI the same ones, so that a red run repeats.
 settings.register_profile("quick", max_examples=50, deadline=None)
-settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)
+settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True, database=None)
 # For `scripts/fuzz`.
 settings.register_profile("long", max_examples=300, deadline=None, database=None)
 settings.load_profile(

@@ -120,6 +120,7 @@ async def test_the_standby_goes_on_when_the_node_is_lost(
         assert await asker.ask("total") == done
 
 
+@pytest.mark.long
 async def test_a_frozen_standby_is_gone_on_without(nodes: Nodes, name: str, tmp_path: Path) -> None:
     """SIGSTOP: a pause of two seconds, nothing lost; awake again, it is a standby again."""
     place = await asyncio.to_thread(registry.claim_home, name, str(tmp_path))
@@ -152,6 +153,7 @@ async def alone(name: str, nodes: Nodes) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.long
 async def test_a_store_that_moves_with_its_volume_is_found(
     nodes: Nodes, name: str, tmp_path: Path
 ) -> None:
@@ -220,6 +222,7 @@ async def test_a_frozen_node_that_wakes_up_has_nothing_to_say(
         assert await asker.ask("total") == done
 
 
+@pytest.mark.long
 async def test_a_frozen_host_is_killed_by_its_neighbours(
     nodes: Nodes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
