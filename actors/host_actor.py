@@ -207,6 +207,10 @@ class StandbyActor:
             self._watching = asyncio.create_task(self._watchdog.run(), name="watch hosts")
         return await self._door.open(ray.util.get_node_ip_address())
 
+    async def info(self) -> dict[str, Any]:
+        """Its process."""
+        return {"pid": os.getpid()}
+
     async def release(self, host: str) -> None:
         """See `Standby.release`."""
         self._standby.release(host)

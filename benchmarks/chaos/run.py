@@ -26,6 +26,9 @@ PROCESS_BACK_S = 3.0
 NODE_BACK_S = 15.0
 """At most so long a singleton is away after its process was killed, or its node."""
 LEAK_S = 100.0
+NOT_JUDGED = ("I11", "I13")
+"""What the dead have on loan is withheld until their death is known, and who waits for a limit
+waits for its singleton: that is judged as recovery."""
 """A lost node's holds end half a minute after it is known to be lost."""
 _CALM_S = (1.0, 4.0)
 _KEY = "CHAOS_KEY"
@@ -112,9 +115,8 @@ def chaos(
         tell("judging")
         (folder / "evidence.json").write_text(json.dumps(plain(run.evidence), default=str))
         run.findings = judge(run.evidence)
-        # What a dead or frozen process has on loan is withheld until that is known.
         breaches = run.findings.breaches
-        run.findings.breaches = [each for each in breaches if each.invariant != "I13"]
+        run.findings.breaches = [each for each in breaches if each.invariant not in NOT_JUDGED]
         run.findings.add(recovery(run.struck, patience))
         run.findings.breach("I9", bool(run.broken), run.broken)
         (folder / "struck.json").write_text(json.dumps([one._asdict() for one in run.struck]))

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import ray
-from ray.util.state import list_actors
 
 from actors import home, placing, registry
 from actors.consultant import Consultant
-from actors.host_actor import standby_name
+from actors.host_actor import namespace, standby_name
 from actors.ray_transport import RayTransport
 from actors.registry import Home
 from actors.watchdog import seen
@@ -115,7 +114,7 @@ async def test_the_standby_goes_on_when_the_node_is_lost(
             after = await info(name)
             assert after["epoch"] > told["epoch"]
             assert after["node"] != told["node"]
-            await asyncio.to_thread(nodes.add)
+            nodes.add()
         done = await load.stop()
         assert await asker.ask("total") == done
 
@@ -251,6 +250,6 @@ async def test_a_frozen_host_is_killed_by_its_neighbours(
 
 def standby_process(name: str, node: str) -> int:
     """The process of the standby on a node."""
-    [found] = [one for one in list_actors() if one.name == standby_name(node)]
-    assert found.pid is not None
-    return int(found.pid)
+    handle: Any = ray.get_actor(standby_name(node), namespace=namespace(name))
+    told: dict[str, Any] = ray.get(handle.info.remote(), timeout=20)
+    return int(told["pid"])
