@@ -26,10 +26,10 @@ PROCESS_BACK_S = 3.0
 NODE_BACK_S = 15.0
 """At most so long a singleton is away after its process was killed, or its node."""
 LEAK_S = 100.0
+"""A lost node's holds end half a minute after it is known to be lost."""
 NOT_JUDGED = ("I11", "I13")
 """What the dead have on loan is withheld until their death is known, and who waits for a limit
 waits for its singleton: that is judged as recovery."""
-"""A lost node's holds end half a minute after it is known to be lost."""
 _CALM_S = (1.0, 4.0)
 _KEY = "CHAOS_KEY"
 _LOSSY = (
