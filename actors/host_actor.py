@@ -54,6 +54,22 @@ def check_home(name: str, place: Home) -> None:
         raise PermissionError(f"the home of {name} has changed hands since")
 
 
+def detached(name: str, actor: str, node: str) -> dict[str, Any]:
+    """What Ray is told of a host or a standby: it outlives its maker, on this node and no other."""
+    return {
+        "name": actor,
+        "namespace": namespace(name),
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "max_concurrency": 1_000,
+        "num_cpus": 0,
+        "enable_task_events": False,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+    }
+
+
 class HostActor:
     """A host as Ray sees it.
 
@@ -245,17 +261,7 @@ def place_for(
             file = f"{host}.0{term.number}.sqlite"
         node = others[passed % len(others)]
         copy = Copy(node.id, node.machine, file)
-    actor = ray.remote(StandbyActor).options(
-        name=standby_name(copy.node),
-        namespace=namespace(name),
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        max_task_retries=0,
-        num_cpus=0,
-        enable_task_events=False,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(copy.node, soft=False),
-    )
+    actor = ray.remote(StandbyActor).options(**detached(name, standby_name(copy.node), copy.node))
     return copy, actor.remote(name, place)
 
 

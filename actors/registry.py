@@ -13,12 +13,11 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import home as homes
 from actors import nodes, placing
 from actors.home import Home, code_version, home, keep_policy, kept_policy
-from actors.host_actor import HostActor, namespace, standby_name
+from actors.host_actor import HostActor, detached, namespace, standby_name
 from actors.life import Life
 from actors.outbox import Outbox
 from actors.sharded import singleton_of
@@ -91,18 +90,7 @@ def ensure(name: str, singleton: str, place: Home) -> ActorHandle[HostActor]:
     if before:
         # What is left of it is on a node that is gone.
         _kill(name, singleton)
-    actor = ray.remote(HostActor).options(
-        name=singleton,
-        namespace=namespace(name),
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        max_task_retries=0,
-        max_concurrency=1_000,
-        num_cpus=0,
-        enable_task_events=False,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(term.primary.node, soft=False),
-    )
+    actor = ray.remote(HostActor).options(**detached(name, singleton, term.primary.node))
     holders = tuple(host for each in HOLDERS for host in current.names(each))
     handle: Any = actor.remote(name, factory, singleton, current, term, holders)
     return cast("ActorHandle[HostActor]", handle)

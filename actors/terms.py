@@ -95,12 +95,6 @@ class Terms:
         self._memory.delete(self._key(host, term.number - _KEPT))
         return term
 
-    def over(self, host: str, number: int) -> bool:
-        """Whether a later term than this one was claimed, or all were given up."""
-        if self._memory.get(self._key(host)) is None:
-            return True
-        return self._memory.get(self._key(host, number + 1)) is not None
-
     def give_up(self, host: str) -> None:
         """Forget all terms of a host."""
         latest = self.latest(host)
